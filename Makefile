@@ -1,0 +1,80 @@
+# Every target is complete on a fresh machine with Python 3.11 or newer and make:
+# it creates .venv, installs what it needs there and runs. Re-runs install again
+# only when pyproject.toml or constraints.txt changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+SPHINXOPTS ?= -W --keep-going
+
+# Files of the package whose docstrings are validated.
+SOURCES = $$(find sklearn_ccx -name '*.py' | sort)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format docs clean distclean
+
+help:
+	@echo "make demo       set up .venv and run examples/plot_digits.py"
+	@echo "make test       set up .venv and run every check of continuous integration"
+	@echo "make lint       the static checks of 'make test' only"
+	@echo "make format     let ruff fix and format the code"
+	@echo "make docs       build the documentation into docs/_build/html"
+	@echo "make clean      remove caches and build products"
+	@echo "make distclean  the same, and remove .venv"
+	@echo
+	@echo "PYTHON=python3.12 chooses the interpreter that .venv is made with."
+	@echo "PYTEST_ARGS='-k mlp' passes arguments to pytest."
+
+demo: $(VENV)/.installed-plot
+	$(BIN)/python examples/plot_digits.py
+
+test: lint
+	MPLBACKEND=Agg $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy
+	$(BIN)/numpydoc lint $(SOURCES)
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-docs
+	MPLBACKEND=Agg $(BIN)/python -m sphinx -b html $(SPHINXOPTS) docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
+clean:
+	rm -rf build dist docs/_build docs/auto_examples docs/generated
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f docs/sg_execution_times.rst
+	find sklearn_ccx tests examples docs -name __pycache__ -type d -prune \
+		-exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+# .installed-EXTRA: the package, editable, with that extra.
+.PRECIOUS: $(VENV)/.installed-%
+$(VENV)/.installed-%: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[$*]"
+	@touch $@
+
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "No $(PYTHON) found; set PYTHON to a Python 3.11 or newer:" \
+			"make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+		sys.exit(0 if v >= (3, 11) else "sklearn_ccx needs Python 3.11 or " \
+		"newer, and $(PYTHON) is %d.%d; choose another with " \
+		"make PYTHON=python3.11" % v[:2])'
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "$(PYTHON) could not create $(VENV); on Debian and Ubuntu," \
+			"install its venv package (apt install python3-venv)." >&2; \
+		exit 1; }
+	@touch $@

@@ -1,0 +1,217 @@
+"""Code activations: from pre-activations to sparse, non-negative codes."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Weight of the newest batch in the running estimate of BatchTopK's threshold.
+_THRESHOLD_MOMENTUM = 0.01
+
+# Width of the window around the threshold in which a pre-activation contributes
+# to JumpReLU's gradient. Pre-activations have about unit variance at the start.
+_JUMP_BANDWIDTH = 0.2
+
+# Strength with which JumpReLU's mean number of active features is pulled to k.
+_JUMP_SPARSITY_STRENGTH = 1.0
+
+
+class CodeActivation(ABC):
+    """Turns pre-activations into codes, differently in training and inference.
+
+    Attributes
+    ----------
+    threshold : float or Tensor of shape (M,)
+        A feature is active where its pre-activation exceeds the threshold. 0
+        where the activation has none.
+    """
+
+    threshold: float | Tensor = 0.0
+
+    @abstractmethod
+    def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes of a training batch and a sparsity loss, None if there is none."""
+
+    @abstractmethod
+    def codes(self, pre_BM: Tensor) -> Tensor:
+        """Codes at inference; a row's code does not depend on the other rows."""
+
+    def parameters(self) -> list[Tensor]:
+        """Trainable tensors."""
+        return []
+
+    def get_state(self) -> float | None:
+        """State that training changes, apart from what :meth:`parameters` returns."""
+        return None
+
+    def set_state(self, state: float | None) -> None:
+        """Restore what :meth:`get_state` returned."""
+        assert state is None
+
+
+def keep_above(pre_BM: Tensor, threshold: float | Tensor) -> Tensor:
+    """Pre-activations above the threshold, 0 elsewhere."""
+    return pre_BM * (pre_BM > threshold)
+
+
+def keep_largest(pre_BM: Tensor, k: int) -> Tensor:
+    """The ``k`` largest positive pre-activations of each row, 0 elsewhere."""
+    kept_BK, features_BK = pre_BM.topk(min(k, pre_BM.shape[1]), dim=1)
+    return torch.zeros_like(pre_BM).scatter(1, features_BK, torch.relu(kept_BK))
+
+
+class BatchTopK(CodeActivation):
+    """Keep the ``k * B`` largest pre-activations of a batch.
+
+    At inference the features above a threshold are kept, a running estimate of
+    the smallest pre-activation kept in training.
+    """
+
+    def __init__(self, k: int, threshold: float | None = None) -> None:
+        self._k = k
+        self._threshold = threshold
+
+    @property
+    def threshold(self) -> float:  # type: ignore[override]
+        return 0.0 if self._threshold is None else self._threshold
+
+    def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, None]:
+        n_kept = min(self._k * len(pre_BM), pre_BM.numel())
+        kept, positions = pre_BM.flatten().topk(n_kept, sorted=False)
+        kept = torch.relu(kept)
+        codes_BM = torch.zeros_like(pre_BM).flatten()
+        codes_BM = codes_BM.scatter(0, positions, kept).view_as(pre_BM)
+        self._update_threshold(kept.detach())
+        return codes_BM, None
+
+    def _update_threshold(self, kept: Tensor) -> None:
+        smallest = float(kept.min())
+        if self._threshold is None:
+            self._threshold = smallest
+        elif math.isfinite(smallest):
+            self._threshold += _THRESHOLD_MOMENTUM * (smallest - self._threshold)
+
+    def codes(self, pre_BM: Tensor) -> Tensor:
+        return keep_above(pre_BM, self.threshold)
+
+    def get_state(self) -> float | None:
+        return self._threshold
+
+    def set_state(self, state: float | None) -> None:
+        self._threshold = state
+
+
+class TopK(CodeActivation):
+    """Keep the ``k`` largest positive pre-activations of each sample."""
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+
+    def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, None]:
+        return self.codes(pre_BM), None
+
+    def codes(self, pre_BM: Tensor) -> Tensor:
+        return keep_largest(pre_BM, self._k)
+
+
+class ReLU(CodeActivation):
+    """Keep the positive pre-activations; sparsity comes from an L1 loss.
+
+    Parameters
+    ----------
+    l1_coefficient : float
+        Strength of the mean of the codes' sum.
+    code_scale : float
+        Norm of a typical sample in training units. The codes are divided by it
+        so that the strength has no unit.
+    """
+
+    def __init__(self, l1_coefficient: float, code_scale: float) -> None:
+        self._strength = l1_coefficient / code_scale
+
+    def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, Tensor]:
+        codes_BM = torch.relu(pre_BM)
+        return codes_BM, self._strength * codes_BM.sum(dim=1).mean()
+
+    def codes(self, pre_BM: Tensor) -> Tensor:
+        return torch.relu(pre_BM)
+
+
+class JumpReLU(CodeActivation):
+    """Keep the pre-activations above a threshold learned for each feature.
+
+    The threshold is trained with straight-through estimates, and the mean number
+    of active features is pulled towards ``k`` [1]_.
+
+    References
+    ----------
+    .. [1] Rajamanoharan et al., "Jumping Ahead: Improving Reconstruction Fidelity
+           with JumpReLU Sparse Autoencoders", arXiv:2407.14435.
+    """
+
+    def __init__(self, k: int, log_threshold_M: Tensor) -> None:
+        self._k = k
+        self._log_threshold_M = log_threshold_M
+
+    @staticmethod
+    def initial_log_threshold(k: int, pre_BM: Tensor) -> Tensor:
+        """The one threshold that leaves ``k`` active features a sample, (M,)."""
+        n_kept = max(1, min(k * len(pre_BM), pre_BM.numel()))
+        smallest = pre_BM.flatten().topk(n_kept, sorted=False).values.min()
+        return smallest.clamp(min=1e-3).log().expand(pre_BM.shape[1]).clone()
+
+    @property
+    def threshold(self) -> Tensor:  # type: ignore[override]
+        return self._log_threshold_M.detach().exp()
+
+    def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, Tensor]:
+        threshold_M = self._log_threshold_M.exp()
+        codes_BM = _Jump.apply(pre_BM, threshold_M)
+        n_active = _Step.apply(pre_BM, threshold_M).sum(dim=1).mean()
+        return codes_BM, _JUMP_SPARSITY_STRENGTH * (n_active / self._k - 1.0).square()
+
+    def codes(self, pre_BM: Tensor) -> Tensor:
+        return keep_above(pre_BM, self.threshold)
+
+    def parameters(self) -> list[Tensor]:
+        return [self._log_threshold_M]
+
+
+def _in_window(pre_BM: Tensor, threshold_M: Tensor) -> Tensor:
+    """Rectangle kernel of unit mass around the threshold."""
+    inside = (pre_BM - threshold_M).abs() < _JUMP_BANDWIDTH / 2
+    return inside.to(pre_BM.dtype) / _JUMP_BANDWIDTH
+
+
+class _Jump(torch.autograd.Function):
+    """``pre * 1[pre > threshold]`` with a straight-through threshold gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, pre_BM: Tensor, threshold_M: Tensor) -> Tensor:
+        ctx.save_for_backward(pre_BM, threshold_M)
+        return keep_above(pre_BM, threshold_M)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        (grad_BM,) = grads
+        pre_BM, threshold_M = ctx.saved_tensors
+        window_BM = _in_window(pre_BM, threshold_M)
+        grad_threshold_M = -threshold_M * (window_BM * grad_BM).sum(dim=0)
+        return grad_BM * (pre_BM > threshold_M), grad_threshold_M
+
+
+class _Step(torch.autograd.Function):
+    """``1[pre > threshold]`` with a straight-through threshold gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, pre_BM: Tensor, threshold_M: Tensor) -> Tensor:
+        ctx.save_for_backward(pre_BM, threshold_M)
+        return (pre_BM > threshold_M).to(pre_BM.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        (grad_BM,) = grads
+        pre_BM, threshold_M = ctx.saved_tensors
+        return None, -(_in_window(pre_BM, threshold_M) * grad_BM).sum(dim=0)

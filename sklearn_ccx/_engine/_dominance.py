@@ -1,0 +1,81 @@
+"""Which features dominate which neurons."""
+
+import torch
+from torch import Tensor
+
+
+def dominant_features(codes_BM: Tensor, M_MN: Tensor, n_dominant: int) -> Tensor:
+    """Find the features that contribute most to each neuron on each sample.
+
+    The contribution of feature ``h`` to neuron ``n`` on sample ``b`` is
+    ``codes[b, h] * M[h, n]``. The active features of all samples are visited slot
+    by slot (the first active feature of every sample, then the second, ...), so
+    that nothing larger than ``n_dominant * B * N`` is held.
+
+    Parameters
+    ----------
+    codes_BM : Tensor of shape (B, M)
+        Non-negative codes.
+    M_MN : Tensor of shape (M, N)
+        What one unit of each feature writes to each neuron.
+    n_dominant : int
+        How many features to find.
+
+    Returns
+    -------
+    Tensor of shape (R, B, N), int64
+        Features by falling magnitude of their contribution, -1 where fewer than
+        ``n_dominant`` features contribute. Ties go to the lower index.
+    """
+    codes_BM, M_MN = codes_BM.detach(), M_MN.detach()
+    n_samples, n_neurons = len(codes_BM), M_MN.shape[1]
+    samples_A, features_A = codes_BM.nonzero(as_tuple=True)  # A active entries
+    values_A1 = codes_BM[samples_A, features_A].unsqueeze(1)
+    counts_B = torch.bincount(samples_A, minlength=n_samples)
+    # Samples with many active features first: those that still have a feature in
+    # a slot are then a leading block.
+    sorted_counts_B, order_B = torch.sort(counts_B, descending=True, stable=True)
+    first_entry_B = (counts_B.cumsum(0) - counts_B)[order_B]
+    sorted_counts = sorted_counts_B.tolist()
+
+    shape_RBN = (n_dominant, n_samples, n_neurons)
+    largest_RBN = M_MN.new_zeros(shape_RBN)
+    index_RBN = torch.full(shape_RBN, -1, dtype=torch.int64, device=M_MN.device)
+    magnitude_MN = M_MN.abs()
+
+    n_left = n_samples
+    for slot in range(sorted_counts[0] if sorted_counts else 0):
+        while sorted_counts[n_left - 1] <= slot:
+            n_left -= 1
+        entries_S = first_entry_B[:n_left] + slot
+        candidate_SN = magnitude_MN[features_A[entries_S]] * values_A1[entries_S]
+        feature_SN = features_A[entries_S].unsqueeze(1)
+        for rank in range(n_dominant):
+            held_SN = largest_RBN[rank, :n_left]
+            held_index_SN = index_RBN[rank, :n_left]
+            wins_SN = candidate_SN > held_SN
+            if rank == n_dominant - 1:
+                torch.maximum(candidate_SN, held_SN, out=held_SN)
+                held_index_SN.copy_(torch.where(wins_SN, feature_SN, held_index_SN))
+                break
+            # The loser moves on and competes for the next rank.
+            loser_SN = torch.minimum(candidate_SN, held_SN)
+            loser_index_SN = torch.where(wins_SN, held_index_SN, feature_SN)
+            held_index_SN.copy_(torch.where(wins_SN, feature_SN, held_index_SN))
+            torch.maximum(candidate_SN, held_SN, out=held_SN)
+            candidate_SN, feature_SN = loser_SN, loser_index_SN
+
+    return torch.empty_like(index_RBN).index_copy_(1, order_B, index_RBN)
+
+
+def dominant_contributions(codes_BM: Tensor, M_MN: Tensor, index_RBN: Tensor) -> Tensor:
+    """Signed contributions of the dominant features, differentiable, (R, B, N).
+
+    0 where ``index_RBN`` is -1.
+    """
+    exists_RBN = index_RBN >= 0
+    contributions = [
+        codes_BM.gather(1, index_BN) * M_MN.gather(0, index_BN)
+        for index_BN in index_RBN.clamp(min=0)
+    ]
+    return torch.stack(contributions) * exists_RBN

@@ -1,0 +1,70 @@
+"""What a trained model does at inference, measured batch by batch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ._model import CrosscoderModel, LossStrengths
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over the evaluated samples, codes taken as at inference.
+
+    Parameters
+    ----------
+    loss : float
+        Reconstruction and penalties.
+    site_fvu : ndarray of shape (L,)
+        Fraction of variance unexplained at each site; NaN at constant sites.
+    site_norm_ratio : ndarray of shape (L,)
+        Mean norm of the reconstruction over that of the data, both without the
+        decoder's bias; NaN at constant sites.
+    activation_frequency : ndarray of shape (M,)
+        Share of the samples on which each feature is active.
+    """
+
+    loss: float
+    site_fvu: npt.NDArray[np.float64]
+    site_norm_ratio: npt.NDArray[np.float64]
+    activation_frequency: npt.NDArray[np.float64]
+
+
+@torch.no_grad()
+def evaluate(
+    model: CrosscoderModel, batches: Iterable[Tensor], strengths: LossStrengths
+) -> Evaluation:
+    """Evaluate a model on batches in training units."""
+    n_samples = 0
+    loss = 0.0
+    n_sites = len(model.variance_L)
+    zeros = partial(model.b_enc_M.new_zeros, dtype=torch.float64)
+    error_L, norm_L, recon_norm_L = zeros((3, n_sites))
+    n_active_M = zeros(len(model.b_enc_M))
+    for x_BF in batches:
+        batch = model.inference_loss(x_BF, strengths)
+        recon_BF = batch.codes_BM @ model.W_dec_MF
+        n_samples += len(x_BF)
+        loss += len(x_BF) * float(batch.total)
+        n_active_M += (batch.codes_BM > 0).sum(dim=0)
+        x_BLD = x_BF.view(len(x_BF), n_sites, -1)
+        recon_BLD = recon_BF.view_as(x_BLD)
+        error_L += (x_BLD - recon_BLD).square().sum(dim=(0, 2))
+        norm_L += torch.linalg.vector_norm(x_BLD, dim=2).sum(dim=0)
+        recon_norm_L += torch.linalg.vector_norm(recon_BLD, dim=2).sum(dim=0)
+
+    varies_L = torch.isfinite(model.variance_L)
+    site_fvu_L = error_L / n_samples / model.variance_L
+    ratio_L = recon_norm_L / norm_L
+    site_fvu_L[~varies_L] = ratio_L[~varies_L] = torch.nan
+    return Evaluation(
+        loss=loss / n_samples,
+        site_fvu=site_fvu_L.cpu().numpy(),
+        site_norm_ratio=ratio_L.cpu().numpy(),
+        activation_frequency=(n_active_M / n_samples).cpu().numpy(),
+    )

@@ -1,0 +1,449 @@
+"""The weights of the MLP whose neurons the features share."""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from ._engine._frozen_mlp import FrozenMLP
+from ._engine._nonlinearity import NONLINEARITIES
+from ._engine._tensors import to_tensor
+
+FloatArray = npt.NDArray[np.floating]
+
+
+class MLPWeights:
+    r"""Weights of an MLP that reads activations, as an immutable value.
+
+    The MLP is :math:`f(u) = \varphi(u W_{in} + b_{in}) W_{out} + b_{out}`, with one
+    row of samples `u` per row of activations at its input site. Pass it, or a list
+    with one for each MLP, as the ``mlp`` parameter of
+    :class:`InteractionCrosscoder` and :class:`InteractionSAE`.
+
+    Parameters
+    ----------
+    W_in : array-like of shape (d, n_neurons)
+        Input weights. float32 and float64 are kept, all else becomes float64.
+
+    W_out : array-like of shape (n_neurons, d_out)
+        Output weights.
+
+    b_in : array-like of shape (n_neurons,), default=None
+        Bias of the neurons. None is zero.
+
+    b_out : array-like of shape (d_out,), default=None
+        Bias of the output. None is zero.
+
+    activation : {"relu", "gelu", "gelu_tanh", "silu", "tanh", "logistic", \
+            "identity"}, default="relu"
+        The nonlinearity :math:`\varphi`. "gelu" is the exact form, "gelu_tanh" its
+        tanh approximation (``gelu_new`` in some model configurations).
+
+    site : int, default=0
+        The site among those of the activations that the MLP reads, from 0.
+
+    Attributes
+    ----------
+    W_in, W_out, b_in, b_out : ndarray
+        Read-only arrays of the given shapes and one common dtype.
+
+    activation : str
+        Name of the nonlinearity.
+
+    site : int
+        The site that is read.
+
+    lipschitz : float
+        The Lipschitz constant of the nonlinearity, :math:`\sup |\varphi'|`: 1 for
+        "relu", "tanh" and "identity", 1/4 for "logistic",
+        :math:`\Phi(\sqrt 2) + \sqrt 2 \phi(\sqrt 2) \approx 1.1289` for "gelu"
+        (its derivative is largest at :math:`\sqrt 2`), 1.1290 for "gelu_tanh" and
+        1.0998 for "silu" (maxima found numerically and rounded up).
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit together, a weight is not finite, the activation is
+        unknown or the site is negative.
+
+    See Also
+    --------
+    InteractionCrosscoder : Features trained against the neurons of MLPs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_ccx import MLPWeights
+    >>> rng = np.random.default_rng(0)
+    >>> MLPWeights(rng.normal(size=(8, 32)), rng.normal(size=(32, 8)),
+    ...            activation="gelu", site=1)
+    MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu', site=1)
+    """
+
+    __slots__ = ("W_in", "W_out", "activation", "b_in", "b_out", "site")
+
+    W_in: FloatArray
+    W_out: FloatArray
+    b_in: FloatArray
+    b_out: FloatArray
+    activation: str
+    site: int
+
+    def __init__(
+        self,
+        W_in: npt.ArrayLike,
+        W_out: npt.ArrayLike,
+        *,
+        b_in: npt.ArrayLike | None = None,
+        b_out: npt.ArrayLike | None = None,
+        activation: str = "relu",
+        site: int = 0,
+    ) -> None:
+        W_in, W_out = np.asarray(W_in), np.asarray(W_out)
+        if W_in.ndim != 2 or W_out.ndim != 2 or W_in.shape[1] != W_out.shape[0]:
+            raise ValueError(
+                "W_in must have shape (d, n_neurons) and W_out (n_neurons, d_out); "
+                f"got W_in {W_in.shape} and W_out {W_out.shape}. The weight of a "
+                "torch.nn.Linear is stored transposed: use MLPWeights.from_torch."
+            )
+        if min(*W_in.shape, W_out.shape[1]) == 0:
+            raise ValueError(
+                "W_in and W_out must not be empty; "
+                f"got shapes {W_in.shape} and {W_out.shape}."
+            )
+        if activation not in NONLINEARITIES:
+            raise ValueError(
+                f"activation must be one of {sorted(NONLINEARITIES)}; "
+                f"got {activation!r}."
+            )
+        if not isinstance(site, Integral) or site < 0:
+            raise ValueError(f"site must be an integer from 0; got {site!r}.")
+        single = W_in.dtype == W_out.dtype == np.float32
+        dtype = np.dtype(np.float32 if single else np.float64)
+        arrays = {
+            "W_in": W_in,
+            "W_out": W_out,
+            "b_in": _bias("b_in", b_in, W_in.shape[1]),
+            "b_out": _bias("b_out", b_out, W_out.shape[1]),
+        }
+        for name, array in arrays.items():
+            array = np.array(array, dtype=dtype)
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} contains NaN or infinity.")
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "activation", activation)
+        object.__setattr__(self, "site", int(site))
+
+    @classmethod
+    def from_sklearn(
+        cls, mlp: MLPClassifier | MLPRegressor, *, layer: int = 0, site: int = 0
+    ) -> "MLPWeights":
+        """Take one hidden layer of a fitted scikit-learn network.
+
+        Parameters
+        ----------
+        mlp : MLPClassifier or MLPRegressor
+            A fitted network.
+
+        layer : int, default=0
+            The hidden layer, from 0. Its input is what the features explain: the
+            network's own input for the first hidden layer, else the activations
+            of the hidden layer before it.
+
+        site : int, default=0
+            The site of the activations that holds this layer's input.
+
+        Returns
+        -------
+        MLPWeights
+            ``coefs_[layer]`` and ``coefs_[layer + 1]`` with their intercepts. The
+            output is the pre-activation of the next layer: for the last hidden
+            layer of a classifier, its logits.
+
+        Raises
+        ------
+        ValueError
+            If the network has no such hidden layer.
+        TypeError
+            If ``mlp`` is not a scikit-learn network.
+        NotFittedError
+            If ``mlp`` is not fitted.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn.neural_network import MLPClassifier
+        >>> from sklearn_ccx import MLPWeights
+        >>> X, y = load_digits(return_X_y=True)
+        >>> clf = MLPClassifier((16,), random_state=0, early_stopping=True).fit(X, y)
+        >>> MLPWeights.from_sklearn(clf)
+        MLPWeights(d=64, n_neurons=16, d_out=10, activation='relu', site=0)
+        """
+        if not isinstance(mlp, MLPClassifier | MLPRegressor):
+            raise TypeError(
+                "mlp must be an MLPClassifier or MLPRegressor; "
+                f"got {type(mlp).__name__}."
+            )
+        check_is_fitted(mlp)
+        n_hidden = len(mlp.coefs_) - 1
+        if not 0 <= layer < n_hidden:
+            raise ValueError(
+                f"layer must be in 0..{n_hidden - 1}, the hidden layers of the "
+                f"network; got {layer}."
+            )
+        return cls(
+            mlp.coefs_[layer],
+            mlp.coefs_[layer + 1],
+            b_in=mlp.intercepts_[layer],
+            b_out=mlp.intercepts_[layer + 1],
+            activation=mlp.activation,
+            site=site,
+        )
+
+    @classmethod
+    def from_torch(
+        cls,
+        linear_in: nn.Linear,
+        linear_out: nn.Linear,
+        activation: str | nn.Module,
+        *,
+        site: int = 0,
+    ) -> "MLPWeights":
+        """Take the two linear layers of a torch MLP.
+
+        Parameters
+        ----------
+        linear_in, linear_out : torch.nn.Linear
+            The layers before and after the nonlinearity.
+
+        activation : str or torch.nn.Module
+            A name as in :class:`MLPWeights`, or one of ``nn.ReLU``, ``nn.GELU``
+            (either form), ``nn.SiLU``, ``nn.Tanh``, ``nn.Sigmoid`` and
+            ``nn.Identity``.
+
+        site : int, default=0
+            The site of the activations that the MLP reads.
+
+        Returns
+        -------
+        MLPWeights
+            Copies of the weights, detached from the network.
+
+        Raises
+        ------
+        TypeError
+            If a layer is not linear or the activation module is not known.
+
+        Examples
+        --------
+        >>> from torch import nn
+        >>> from sklearn_ccx import MLPWeights
+        >>> MLPWeights.from_torch(nn.Linear(8, 32), nn.Linear(32, 8), nn.GELU())
+        MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu', site=0)
+        """
+        for name, linear in (("linear_in", linear_in), ("linear_out", linear_out)):
+            if not isinstance(linear, nn.Linear):
+                raise TypeError(
+                    f"{name} must be a torch.nn.Linear; got {type(linear).__name__}. "
+                    "For another layer pass its arrays to MLPWeights(W_in, W_out)."
+                )
+        if not isinstance(activation, str):
+            activation = _activation_name(activation)
+        return cls(
+            _weight(linear_in),
+            _weight(linear_out),
+            b_in=_array(linear_in.bias),
+            b_out=_array(linear_out.bias),
+            activation=activation,
+            site=site,
+        )
+
+    @property
+    def lipschitz(self) -> float:
+        """Lipschitz constant of the nonlinearity."""
+        return NONLINEARITIES[self.activation].lipschitz
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"MLPWeights is immutable; cannot set {name!r}.")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"MLPWeights is immutable; cannot delete {name!r}.")
+
+    def __sklearn_clone__(self) -> "MLPWeights":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arrays = (self.W_in, self.W_out, self.b_in, self.b_out)
+        return _restore, (*arrays, self.activation, self.site)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MLPWeights):
+            return NotImplemented
+        return (self.activation, self.site) == (other.activation, other.site) and all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("W_in", "W_out", "b_in", "b_out")
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.W_in.shape, self.W_out.shape, self.activation, self.site))
+
+    def __repr__(self) -> str:
+        d, n_neurons = self.W_in.shape
+        return (
+            f"MLPWeights(d={d}, n_neurons={n_neurons}, d_out={self.W_out.shape[1]}, "
+            f"activation={self.activation!r}, site={self.site})"
+        )
+
+
+def check_mlps(
+    mlp: "MLPWeights | Sequence[MLPWeights] | None", n_sites: int, width: int
+) -> list[MLPWeights] | None:
+    """List the MLPs and check that each fits the site it reads.
+
+    Raises
+    ------
+    ValueError
+        If the list is empty, a site is out of range or ``W_in`` does not match
+        the width of the sites.
+    TypeError
+        If an item of the list is not an :class:`MLPWeights`.
+    """
+    if mlp is None:
+        return None
+    mlps = [mlp] if isinstance(mlp, MLPWeights) else list(mlp)
+    if not mlps:
+        raise ValueError("mlp is an empty list; pass None for identity neurons.")
+    for index, item in enumerate(mlps):
+        if not isinstance(item, MLPWeights):
+            raise TypeError(
+                f"mlp[{index}] must be an MLPWeights; got {type(item).__name__}."
+            )
+        if item.site >= n_sites:
+            raise ValueError(
+                f"mlp[{index}] reads site={item.site}, but the activations have "
+                f"{n_sites} site(s); use a site in 0..{n_sites - 1}."
+            )
+        if item.W_in.shape[0] != width:
+            raise ValueError(
+                f"mlp[{index}].W_in has shape {item.W_in.shape}, but the site it reads "
+                f"has width {width}; W_in must have shape ({width}, n_neurons)."
+            )
+    return mlps
+
+
+def freeze_mlps(
+    mlps: list[MLPWeights] | None,
+    offset: npt.NDArray[Any],
+    n_sites: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[FrozenMLP]:
+    """Tensors of the MLPs; identity neurons at every site where there are none.
+
+    Parameters
+    ----------
+    mlps : list of MLPWeights or None
+        As returned by :func:`check_mlps`.
+    offset : ndarray of shape (n_sites * width,)
+        The decoder's bias, which belongs to no feature: what it writes to a
+        neuron is part of that neuron's bias.
+    n_sites : int
+        Number of sites.
+    dtype, device
+        Of the tensors.
+    """
+    width = len(offset) // n_sites
+
+    def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+        return to_tensor(array, dtype, device)
+
+    def columns(site: int) -> slice:
+        return slice(site * width, (site + 1) * width)
+
+    if mlps is None:
+        return [
+            FrozenMLP(
+                columns=columns(site),
+                nonlinearity=NONLINEARITIES["identity"],
+                W_in_DN=None,
+                W_out_NO=None,
+                bias_N=tensor(offset[columns(site)]),
+                output_norm_N=torch.ones(width, dtype=dtype, device=device),
+            )
+            for site in range(n_sites)
+        ]
+    return [
+        FrozenMLP(
+            columns=columns(mlp.site),
+            nonlinearity=NONLINEARITIES[mlp.activation],
+            W_in_DN=tensor(mlp.W_in),
+            W_out_NO=tensor(mlp.W_out),
+            bias_N=tensor(mlp.b_in + offset[columns(mlp.site)] @ mlp.W_in),
+            output_norm_N=tensor(np.linalg.norm(mlp.W_out, axis=1)),
+        )
+        for mlp in mlps
+    ]
+
+
+def _restore(
+    W_in: FloatArray,
+    W_out: FloatArray,
+    b_in: FloatArray,
+    b_out: FloatArray,
+    activation: str,
+    site: int,
+) -> MLPWeights:
+    return MLPWeights(
+        W_in, W_out, b_in=b_in, b_out=b_out, activation=activation, site=site
+    )
+
+
+def _bias(name: str, bias: npt.ArrayLike | None, length: int) -> npt.NDArray[Any]:
+    if bias is None:
+        return np.zeros(length)
+    bias = np.asarray(bias)
+    if bias.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},); got {bias.shape}.")
+    return bias
+
+
+def _array(tensor: torch.Tensor | None) -> npt.NDArray[Any] | None:
+    if tensor is None:
+        return None
+    tensor = tensor.detach().cpu()
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.float()
+    return tensor.numpy()
+
+
+def _weight(linear: nn.Linear) -> npt.NDArray[Any]:
+    weight = _array(linear.weight)
+    assert weight is not None
+    return weight.T
+
+
+def _activation_name(module: nn.Module) -> str:
+    if isinstance(module, nn.GELU):
+        return "gelu" if module.approximate == "none" else "gelu_tanh"
+    names = {
+        nn.ReLU: "relu",
+        nn.SiLU: "silu",
+        nn.Tanh: "tanh",
+        nn.Sigmoid: "logistic",
+        nn.Identity: "identity",
+    }
+    for module_type, name in names.items():
+        if isinstance(module, module_type):
+            return name
+    raise TypeError(
+        f"activation {type(module).__name__} is not known; pass one of "
+        f"{sorted(NONLINEARITIES)} or a matching torch module."
+    )
