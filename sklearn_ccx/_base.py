@@ -13,24 +13,39 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     _fit_context,
+    clone,
 )
 from sklearn.utils import check_array, check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from ._engine._code_activation import keep_above, keep_largest
+from ._engine._site_scaling import is_constant
 from ._engine._tensors import to_numpy, to_tensor, torch_dtype
 from ._mlp_weights import MLPWeights, check_mlps
-from ._training_run import TrainingRun, spread
+from ._training_run import FittedWeights, TrainingRun, spread
 
 FloatArray = npt.NDArray[np.floating]
 
 # Gradient steps that max_iter=None stands for, if one pass takes fewer.
 _DEFAULT_N_STEPS = 1000
 
+# Kept as they are; everything else becomes the first.
+_DTYPES = (np.float32, np.float64)
+
 # Bytes of float64 that one batch of transform or score may take.
 _INFERENCE_BYTES = 2**27
+
+
+def _supports_partial_fit(estimator: "BaseInteractionCoder") -> bool:
+    if estimator.early_stopping:
+        raise AttributeError(
+            "partial_fit does not support early_stopping=True; "
+            "set early_stopping=False or use fit."
+        )
+    return True
 
 
 class BaseInteractionCoder(
@@ -89,13 +104,9 @@ class BaseInteractionCoder(
     random_state: int | np.random.RandomState | None
     verbose: int | bool
 
-    def _flatten_sites(self, X: Any, *, reset: bool) -> tuple[Any, int]:
-        """X with one row per sample, and the number of sites in a row."""
+    def _number_of_sites(self, shape: tuple[int, ...]) -> int:
+        """Sites in a row of activations of this shape; raises if it has none."""
         raise NotImplementedError
-
-    def _restore_sites(self, X: FloatArray) -> FloatArray:
-        """Rows in the rank that the estimator was fitted with."""
-        return X
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: npt.ArrayLike, y: object = None) -> Self:
@@ -130,21 +141,27 @@ class BaseInteractionCoder(
         UserWarning
             If a site does not vary. It takes no part in the reconstruction loss.
         """
-        X, n_sites = self._validate_activations(X, reset=True)
-        start = self._fitted_weights() if self.warm_start else None
-        self.n_sites_ = n_sites
-        self.__dict__.pop("_training_state", None)
+        X, layout = self._validate_new_activations(X)
         generator = self._new_generator()
         train_rows, validation_rows = self._split(len(X), generator)
         n_passes = self._planned_passes(len(train_rows))
-        run = TrainingRun.start(self, X, train_rows, n_passes, generator, start)
+        run = TrainingRun.start(
+            self,
+            X,
+            train_rows,
+            layout["n_sites_"],
+            n_passes,
+            generator,
+            self._fitted_weights() if self.warm_start else None,
+        )
         history = run.train(train_rows, validation_rows, n_passes)
-        self._export(run, history, train_rows)
+        self._export(run, history, train_rows, layout)
         if validation_rows is not None:
             self.validation_loss_curve_ = run.validation_losses
             self.best_validation_loss_ = min(run.validation_losses, default=math.nan)
         return self
 
+    @available_if(_supports_partial_fit)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: npt.ArrayLike, y: object = None) -> Self:
         """Train for one pass over X, going on where the last call stopped.
@@ -170,30 +187,28 @@ class BaseInteractionCoder(
         Raises
         ------
         ValueError
-            As in :meth:`fit`, and with ``early_stopping=True``.
+            As in :meth:`fit`.
+        AttributeError
+            With ``early_stopping=True``, which needs all passes at once.
         """
-        if self.early_stopping:
-            raise ValueError(
-                "partial_fit does not support early_stopping=True; "
-                "set early_stopping=False or use fit."
-            )
         state = getattr(self, "_training_state", None)
-        start = self._fitted_weights() if state is None else None
-        is_first_call = state is None and start is None
-        X, n_sites = self._validate_activations(X, reset=is_first_call)
-        self.n_sites_ = n_sites
+        fitted = self._fitted_weights()
+        if fitted is None:
+            X, layout = self._validate_new_activations(X)
+        else:
+            X, layout = self._validate_activations(X), {"n_sites_": self.n_sites_}
         rows = np.arange(len(X))
+        history: dict[str, FloatArray] = {}
         if state is None:
-            n_passes = self._planned_passes(len(X))
+            n_sites, n_passes = layout["n_sites_"], self._planned_passes(len(X))
             generator = self._new_generator()
-            run = TrainingRun.start(self, X, rows, n_passes, generator, start)
-            history: dict[str, FloatArray] = {}
+            run = TrainingRun.start(self, X, rows, n_sites, n_passes, generator, fitted)
         else:
             run = TrainingRun.resume(self, X, state)
             history = self.history_
         new = run.train(rows, None, 1)
         joined = {key: np.append(history.get(key, []), new[key]) for key in new}
-        self._export(run, joined, rows)
+        self._export(run, joined, rows, layout)
         self._training_state = run.get_state()
         return self
 
@@ -220,7 +235,7 @@ class BaseInteractionCoder(
             If the estimator is not fitted.
         """
         check_is_fitted(self)
-        X, _ = self._validate_activations(X, reset=False)
+        X = self._validate_activations(X)
         codes = np.empty((len(X), len(self.components_)), dtype=self._output_dtype(X))
         for batch, codes_BM in self._encode_batches(X):
             codes[batch] = codes_BM.cpu().numpy()
@@ -247,7 +262,7 @@ class BaseInteractionCoder(
             If the estimator is not fitted.
         """
         check_is_fitted(self)
-        codes = check_array(X, dtype=[np.float32, np.float64], accept_sparse="csr")
+        codes = check_array(X, dtype=_DTYPES, accept_sparse="csr")
         n_components = len(self.components_)
         if codes.shape[1] != n_components:
             raise ValueError(
@@ -257,7 +272,8 @@ class BaseInteractionCoder(
             )
         components = self.components_.astype(codes.dtype, copy=False)
         intercept = self.intercept_.astype(codes.dtype, copy=False)
-        return self._restore_sites(codes @ components + intercept)
+        X = codes @ components + intercept
+        return X.reshape(len(X), self.n_sites_, -1) if self._is_three_d else X
 
     def score(self, X: npt.ArrayLike, y: object = None) -> float:
         r"""Explained variance of the reconstruction, averaged over the sites.
@@ -282,9 +298,9 @@ class BaseInteractionCoder(
             varying site, 1 if the reconstruction is exact, else 0.
         """
         check_is_fitted(self)
-        X, n_sites = self._validate_activations(X, reset=False)
+        X, n_sites = self._validate_activations(X), self.n_sites_
         mean = X.mean(axis=0, dtype=np.float64)
-        error_L, total_L = np.zeros((2, n_sites))
+        error_L, total_L, square_L = np.zeros((3, n_sites))
         for batch, codes_BM in self._encode_batches(X):
             codes = codes_BM.cpu().numpy()
             rows = X[batch].astype(np.float64)
@@ -292,22 +308,45 @@ class BaseInteractionCoder(
             by_site = (len(rows), n_sites, -1)
             error_L += np.square(rows - recon).reshape(by_site).sum(axis=(0, 2))
             total_L += np.square(rows - mean).reshape(by_site).sum(axis=(0, 2))
-        varies = total_L > 0
+            square_L += np.square(rows).reshape(by_site).sum(axis=(0, 2))
+        varies = ~is_constant(total_L, square_L)
         if not varies.any():
-            return float(not error_L.any())
+            return float(is_constant(error_L, square_L).all())
         return float(np.mean(1.0 - error_L[varies] / total_L[varies]))
 
-    def _validate_activations(self, X: Any, *, reset: bool) -> tuple[FloatArray, int]:
-        X, n_sites = self._flatten_sites(_as_array(X), reset=reset)
-        X = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float32, np.float64],
-            ensure_min_samples=2 if reset else 1,
-        )
-        check_mlps(self.mlp, n_sites, X.shape[1] // n_sites)
-        return X, n_sites
+    def _validate_new_activations(self, X: Any) -> tuple[FloatArray, dict[str, Any]]:
+        """Flattened activations to fit, and the attributes that describe them.
+
+        Nothing is set on the estimator, so that a fit which fails or is interrupted
+        leaves it as it was.
+        """
+        X = _as_array(X)
+        n_sites = self._number_of_sites(X.shape)
+        layout = {"n_sites_": n_sites, "_is_three_d": len(X.shape) == 3}
+        X = _flatten_sites(X)
+        if len(X.shape) == 2:
+            check_mlps(self.mlp, n_sites, X.shape[1] // n_sites)
+        probe = clone(self)
+        X = validate_data(probe, X, dtype=_DTYPES, ensure_min_samples=2)
+        names = ("n_features_in_", "feature_names_in_")
+        layout |= {name: getattr(probe, name) for name in names if hasattr(probe, name)}
+        return X, layout
+
+    def _validate_activations(self, X: Any) -> FloatArray:
+        """Flattened activations that match those of the fit."""
+        X = _as_array(X)
+        if len(X.shape) > 2:
+            self._number_of_sites(X.shape)
+            n_sites = self.n_sites_
+            width = self.n_features_in_ // n_sites
+            if X.shape[1:] != (n_sites, width):
+                raise ValueError(
+                    f"X has shape {tuple(X.shape)}, but {type(self).__name__} was "
+                    f"fitted with {n_sites} site(s) of width {width}; pass X of shape "
+                    f"(n_samples, {n_sites}, {width})."
+                )
+        X = _flatten_sites(X)
+        return validate_data(self, X, dtype=_DTYPES, reset=False)
 
     def _new_generator(self) -> torch.Generator:
         seed = check_random_state(self.random_state).randint(2**31 - 1)
@@ -367,20 +406,30 @@ class BaseInteractionCoder(
             else:
                 yield batch, keep_above(pre_BM, threshold)
 
-    def _fitted_weights(self) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    def _fitted_weights(self) -> FittedWeights | None:
         """Weights to start from, or None if the estimator is not fitted."""
         if not hasattr(self, "components_"):
             return None
-        return self.encoder_components_, self.encoder_intercept_, self.components_
+        return FittedWeights(
+            self.encoder_components_,
+            self.encoder_intercept_,
+            self.components_,
+            self.threshold_,
+        )
 
     def _export(
         self,
         run: TrainingRun,
         history: dict[str, FloatArray],
         rows: npt.NDArray[np.int64],
+        layout: dict[str, Any],
     ) -> None:
         """Set the fitted attributes, in the user's units."""
         evaluation = run.evaluate(spread(rows))
+        if "n_features_in_" in layout:
+            for name in ("feature_names_in_", "_training_state"):
+                self.__dict__.pop(name, None)
+        self.__dict__.update(layout)
         model, scaling, dtype = run.model, run.scaling, run.dtype
         W_dec_MF = to_numpy(model.W_dec_MF).astype(np.float64)
         folded = scaling.fold(
@@ -420,3 +469,10 @@ def _as_array(X: Any) -> Any:
             X = X.float()
         return X.numpy()
     return X if hasattr(X, "shape") else np.asarray(X)
+
+
+def _flatten_sites(X: Any) -> Any:
+    """One row for each sample."""
+    if len(X.shape) != 3:
+        return X
+    return X.reshape(len(X), X.shape[1] * X.shape[2])

@@ -8,7 +8,7 @@ import torch
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval
 
-from ._base import BaseInteractionCoder, FloatArray
+from ._base import BaseInteractionCoder
 from ._mlp_weights import MLPWeights
 
 
@@ -304,42 +304,24 @@ class InteractionCrosscoder(BaseInteractionCoder):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _flatten_sites(self, X: Any, *, reset: bool) -> tuple[Any, int]:
-        name = type(self).__name__
-        ndim = len(X.shape)
-        if ndim > 3:
+    def _number_of_sites(self, shape: tuple[int, ...]) -> int:
+        if len(shape) > 3:
             raise ValueError(
-                f"X must have shape (n_samples, d) or (n_samples, n_sites, d); "
-                f"got {tuple(X.shape)}."
+                "X must have shape (n_samples, d) or (n_samples, n_sites, d); "
+                f"got {tuple(shape)}."
             )
-        n_sites = X.shape[1] if ndim == 3 else self.n_sites or 1
-        if reset:
-            if self.n_sites is not None and n_sites != self.n_sites:
-                raise ValueError(
-                    f"X has shape {tuple(X.shape)}, but n_sites={self.n_sites}; pass "
-                    "the axes as (n_samples, n_sites, d) or set n_sites=None."
-                )
-            if ndim == 2 and X.shape[1] % n_sites:
-                raise ValueError(
-                    f"X has {X.shape[1]} columns, which n_sites={n_sites} does not "
-                    "divide; a row must hold n_sites sites of equal width."
-                )
-            self._is_three_d = ndim == 3
-        else:
-            n_sites = self.n_sites_
-            width = self.n_features_in_ // n_sites
-            if ndim == 3 and X.shape[1:] != (n_sites, width):
-                raise ValueError(
-                    f"X has shape {tuple(X.shape)}, but {name} was fitted with "
-                    f"{n_sites} site(s) of width {width}; pass X of shape "
-                    f"(n_samples, {n_sites}, {width})."
-                )
-        if ndim == 3:
-            X = X.reshape(len(X), X.shape[1] * X.shape[2])
-        return X, n_sites
-
-    def _restore_sites(self, X: FloatArray) -> FloatArray:
-        return X.reshape(len(X), self.n_sites_, -1) if self._is_three_d else X
+        n_sites = shape[1] if len(shape) == 3 else self.n_sites or 1
+        if n_sites != (self.n_sites or n_sites):
+            raise ValueError(
+                f"X has shape {tuple(shape)}, but n_sites={self.n_sites}; pass the "
+                "axes as (n_samples, n_sites, d) or set n_sites=None."
+            )
+        if len(shape) == 2 and shape[1] % n_sites:
+            raise ValueError(
+                f"X has {shape[1]} columns, which n_sites={n_sites} does not divide; "
+                "a row must hold n_sites sites of equal width."
+            )
+        return n_sites
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -623,10 +605,10 @@ class InteractionSAE(BaseInteractionCoder):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _flatten_sites(self, X: Any, *, reset: bool) -> tuple[Any, int]:
-        if len(X.shape) > 2:
+    def _number_of_sites(self, shape: tuple[int, ...]) -> int:
+        if len(shape) > 2:
             raise ValueError(
                 "InteractionSAE takes X of shape (n_samples, d); "
-                f"got {tuple(X.shape)}. Use InteractionCrosscoder for several sites."
+                f"got {tuple(shape)}. Use InteractionCrosscoder for several sites."
             )
-        return X, 1
+        return 1

@@ -88,7 +88,8 @@ class NeuronReader:
             check_scalar(batch_size, "batch_size", int, min_val=1)
         self._estimator = estimator
         self._batch_size = batch_size or _DEFAULT_BATCH_SIZE
-        self.X, n_sites = estimator._validate_activations(X, reset=False)
+        self.X = estimator._validate_activations(X)
+        n_sites = estimator.n_sites_
         width = self.X.shape[1] // n_sites
         mlp = estimator.mlp if mlp is None else mlp
         self.weights = check_mlps(mlp, n_sites, width)

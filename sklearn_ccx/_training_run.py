@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,20 @@ from sklearn.utils import gen_batches
 from torch import Tensor
 from tqdm import tqdm
 
-from ._engine._code_activation import BatchTopK, CodeActivation, JumpReLU, ReLU, TopK
+from ._engine._code_activation import (
+    BatchTopK,
+    CodeActivation,
+    JumpReLU,
+    ReLU,
+    TopK,
+    fitting_code_scale,
+    initial_threshold,
+)
 from ._engine._evaluation import Evaluation, evaluate
 from ._engine._frozen_mlp import FrozenMLP, measure_data_scale
-from ._engine._model import CrosscoderModel, LossStrengths, random_unit_rows
+from ._engine._model import CrosscoderModel, LossStrengths
 from ._engine._site_scaling import SiteScaling, measure_sites
-from ._engine._tensors import to_numpy, to_tensor, torch_dtype
+from ._engine._tensors import to_tensor, torch_dtype
 from ._engine._training import PASS_METRICS, DivergenceError, Schedule, Trainer
 from ._mlp_weights import check_mlps, freeze_mlps
 
@@ -79,6 +87,15 @@ class TrainingData:
         """The given rows in their order, batch by batch."""
         for batch in gen_batches(len(rows), batch_size):
             yield self.load(rows[batch])
+
+
+class FittedWeights(NamedTuple):
+    """Fitted arrays of an estimator, in the user's units."""
+
+    encoder_components: FloatArray
+    encoder_intercept: FloatArray
+    components: FloatArray
+    threshold: float | FloatArray
 
 
 class TrainingRun:
@@ -151,41 +168,42 @@ class TrainingRun:
         estimator: "BaseInteractionCoder",
         X: FloatArray,
         rows: Rows,
+        n_sites: int,
         n_passes: int,
         generator: torch.Generator,
-        weights: Sequence[FloatArray] | None,
+        fitted: FittedWeights | None,
     ) -> Self:
-        """Begin a training, from ``weights`` in the user's units if there are any."""
-        n_sites, n_columns = estimator.n_sites_, X.shape[1]
+        """Begin a training on some rows, from fitted weights if there are any."""
         scaling = measure_sites(
             X, rows, n_sites, center=estimator.center, normalize=estimator.normalize
         )
         _warn_of_constant_sites(scaling)
-        shape = (
-            estimator.n_components or _DEFAULT_EXPANSION * n_columns // n_sites,
-            n_columns,
-        )
-        if weights is None:
-            rows_MF = random_unit_rows(*shape, generator).numpy()
-            weights = rows_MF, np.zeros(len(rows_MF)), rows_MF
-        elif weights[0].shape == shape:
-            weights = scaling.unfold(*weights)
-        else:
-            raise ValueError(
-                f"The fitted components have shape {weights[0].shape}, but "
-                f"n_components and X ask for {shape}; keep n_components and the width "
-                "of X, or call fit with warm_start=False."
-            )
         data, mlps = _in_training_units(estimator, X, scaling)
+        n_columns = X.shape[1]
+        n_components = estimator.n_components
+        if n_components is None:
+            n_components = _DEFAULT_EXPANSION * n_columns // n_sites
+        first_BF = data.load(spread(rows, estimator.batch_size)).cpu().double()
+        if fitted is None:
+            weights, threshold_M = _random_weights(
+                estimator, scaling, first_BF, n_components, generator
+            )
+        else:
+            _check_shape_unchanged(fitted, n_components, n_columns)
+            *weights, code_factor_M = scaling.unfold(*fitted[:3])
+            threshold_M = fitted.threshold * code_factor_M
         if estimator.activation == "jumprelu":
-            k = min(estimator.k, shape[0])
-            x_BF = data.load(spread(rows, estimator.batch_size))
-            W_enc_MF, b_enc_M = data.tensor(weights[0]), data.tensor(weights[1])
-            pre_BM = torch.addmm(b_enc_M, x_BF, W_enc_MF.T)
-            log_threshold_M = JumpReLU.initial_log_threshold(k, pre_BM)
-            weights = (*weights, to_numpy(log_threshold_M))
-        constants = _measure(data, mlps, spread(rows), scaling, estimator.batch_size)
-        constants |= {"scaling": scaling, "n_passes": n_passes}
+            if not threshold_M.all():
+                pre_BM = torch.from_numpy(first_BF.numpy() @ weights[0].T + weights[1])
+                k = min(estimator.k, n_components)
+                threshold_M = initial_threshold(k, pre_BM).numpy()
+            weights.append(np.log(threshold_M))
+        constants = {
+            "scaling": scaling,
+            "n_passes": n_passes,
+            "batch_threshold": float(threshold_M.mean()) or None,
+            **_measure(data, mlps, spread(rows), scaling, estimator.batch_size),
+        }
         return cls(estimator, data, mlps, weights, constants, generator)
 
     @classmethod
@@ -260,7 +278,7 @@ class TrainingRun:
             return ReLU(estimator.l1_coefficient, self._constants["code_scale"])
         if estimator.activation == "topk":
             return TopK(self.k)
-        return BatchTopK(self.k)
+        return BatchTopK(self.k, self._constants["batch_threshold"])
 
 
 class EarlyStopping:
@@ -325,6 +343,34 @@ def _measure(
         torch.linalg.vector_norm(x_BF, dim=1) for x_BF in data.batches(rows, batch_size)
     ]
     return {"mlp_scales": mlp_scales, "code_scale": float(torch.cat(norms_B).mean())}
+
+
+def _random_weights(
+    estimator: "BaseInteractionCoder",
+    scaling: SiteScaling,
+    first_BF: Tensor,
+    n_components: int,
+    generator: torch.Generator,
+) -> tuple[list[FloatArray], FloatArray]:
+    """Encoder, its bias and decoder to start from, and thresholds of zero."""
+    shape = n_components, first_BF.shape[1]
+    normal_MF = torch.randn(shape, generator=generator, dtype=torch.float64)
+    W_dec_MF = scaling.unit_rows_on_varying_sites(normal_MF.numpy())
+    k = n_components if estimator.activation == "relu" else estimator.k
+    factor = fitting_code_scale(first_BF, torch.from_numpy(W_dec_MF), k)
+    zeros_M = np.zeros(n_components)
+    return [factor * W_dec_MF, zeros_M, W_dec_MF], zeros_M
+
+
+def _check_shape_unchanged(
+    fitted: FittedWeights, n_components: int, n_columns: int
+) -> None:
+    if fitted.components.shape != (n_components, n_columns):
+        raise ValueError(
+            f"The fitted components have shape {fitted.components.shape}, but "
+            f"n_components and X ask for {(n_components, n_columns)}; keep "
+            "n_components and the width of X, or call fit with warm_start=False."
+        )
 
 
 def _warn_of_constant_sites(scaling: SiteScaling) -> None:

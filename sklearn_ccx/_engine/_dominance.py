@@ -50,20 +50,20 @@ def dominant_features(codes_BM: Tensor, M_MN: Tensor, n_dominant: int) -> Tensor
         entries_S = first_entry_B[:n_left] + slot
         candidate_SN = magnitude_MN[features_A[entries_S]] * values_A1[entries_S]
         feature_SN = features_A[entries_S].unsqueeze(1)
+        # Insertion: from the first rank that the candidate wins, the features held
+        # move down by one, so that equal ones keep their order.
+        wins_SN = torch.zeros_like(candidate_SN, dtype=torch.bool)
         for rank in range(n_dominant):
             held_SN = largest_RBN[rank, :n_left]
             held_index_SN = index_RBN[rank, :n_left]
-            wins_SN = candidate_SN > held_SN
-            if rank == n_dominant - 1:
-                torch.maximum(candidate_SN, held_SN, out=held_SN)
-                held_index_SN.copy_(torch.where(wins_SN, feature_SN, held_index_SN))
-                break
-            # The loser moves on and competes for the next rank.
-            loser_SN = torch.minimum(candidate_SN, held_SN)
-            loser_index_SN = torch.where(wins_SN, held_index_SN, feature_SN)
-            held_index_SN.copy_(torch.where(wins_SN, feature_SN, held_index_SN))
+            wins_SN = wins_SN | (candidate_SN > held_SN)
+            if rank + 1 < n_dominant:
+                loser_SN = torch.minimum(candidate_SN, held_SN)
+                loser_index_SN = torch.where(wins_SN, held_index_SN, feature_SN)
             torch.maximum(candidate_SN, held_SN, out=held_SN)
-            candidate_SN, feature_SN = loser_SN, loser_index_SN
+            held_index_SN.copy_(torch.where(wins_SN, feature_SN, held_index_SN))
+            if rank + 1 < n_dominant:
+                candidate_SN, feature_SN = loser_SN, loser_index_SN
 
     return torch.empty_like(index_RBN).index_copy_(1, order_B, index_RBN)
 

@@ -63,21 +63,31 @@ class SiteScaling:
 
     def unfold(
         self, W_enc_MF: FloatArray, b_enc_M: FloatArray, W_dec_MF: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Undo :meth:`fold`, with decoder rows of unit norm.
 
         A row that :meth:`fold` made under another scaling loses its unit norm;
-        the norm moves to the encoder, which leaves the reconstruction as it was.
+        the norm moves to the codes, which leaves the reconstruction as it was. The
+        norms are returned last, as the factors from the old codes to the new.
         """
         W_dec_MF = W_dec_MF * self.scale_F
-        norm_M1 = np.linalg.norm(W_dec_MF, axis=1, keepdims=True)
-        norm_M1[norm_M1 == 0.0] = 1.0
+        norm_M = np.linalg.norm(W_dec_MF, axis=1)
+        norm_M[norm_M == 0.0] = 1.0
         b_enc_M = b_enc_M + W_enc_MF @ self.offset_F
         return (
-            W_enc_MF / self.scale_F * norm_M1,
-            b_enc_M * norm_M1[:, 0],
-            W_dec_MF / norm_M1,
+            W_enc_MF / self.scale_F * norm_M[:, np.newaxis],
+            b_enc_M * norm_M,
+            W_dec_MF / norm_M[:, np.newaxis],
+            norm_M,
         )
+
+    def unit_rows_on_varying_sites(self, rows_MF: FloatArray) -> FloatArray:
+        """Rows without the columns of constant sites, at unit norm."""
+        width = len(self.offset_F) // len(self.scale_L)
+        rows_MF = np.where(np.repeat(self.is_constant_L, width), 0.0, rows_MF)
+        norm_M1 = np.linalg.norm(rows_MF, axis=1, keepdims=True)
+        norm_M1[norm_M1 == 0.0] = 1.0
+        return rows_MF / norm_M1
 
 
 def measure_sites(
@@ -106,13 +116,18 @@ def measure_sites(
     variance_L /= n_samples
     mean_square_L /= n_samples
 
-    is_constant_L = variance_L <= _CONSTANT_TOLERANCE**2 * mean_square_L
+    is_constant_L = is_constant(variance_L, mean_square_L)
     scale_L = np.ones(n_sites)
     if normalize:
         measurable_L = ~is_constant_L if center else norm_L > 0
         width = n_features // n_sites
         scale_L[measurable_L] = np.sqrt(width) / norm_L[measurable_L]
     return SiteScaling(offset_F, scale_L, mean_F, variance_L, is_constant_L)
+
+
+def is_constant(variance: FloatArray, mean_square: FloatArray) -> npt.NDArray[np.bool_]:
+    """Whether a variance is no more than the rounding of its data."""
+    return variance <= _CONSTANT_TOLERANCE**2 * mean_square
 
 
 def _chunks(X: FloatArray, rows: npt.NDArray[np.int64]) -> Iterator[FloatArray]:

@@ -24,7 +24,7 @@ _MAX_GRADIENT_NORM = 1.0
 
 # Steps without activity after which a feature counts as dead for the auxiliary
 # loss.
-_DEAD_AFTER_STEPS = 50
+_DEAD_AFTER_STEPS = 20
 
 
 # What a pass reports: five means over its steps, the number of features that were

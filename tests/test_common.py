@@ -1,0 +1,26 @@
+"""scikit-learn's own checks, for every estimator and every activation."""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sklearn_ccx import InteractionCrosscoder, InteractionSAE
+
+
+@parametrize_with_checks(
+    [
+        InteractionCrosscoder(max_iter=3),
+        InteractionCrosscoder(max_iter=3, early_stopping=True, n_dominant=2),
+        InteractionSAE(max_iter=3),
+        InteractionSAE(max_iter=3, activation="topk", k=2, lam_fidelity=0.5),
+        InteractionSAE(max_iter=3, activation="relu", center=False),
+        InteractionSAE(max_iter=3, activation="jumprelu", k=2, normalize=False),
+    ]
+)
+def test_estimator_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([InteractionCrosscoder(), InteractionSAE()])
+def test_estimator_checks_with_default_parameters(estimator, check):
+    check(estimator)
