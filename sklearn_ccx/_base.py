@@ -35,6 +35,14 @@ _DEFAULT_N_STEPS = 1000
 # Kept as they are; everything else becomes the first.
 _DTYPES = (np.float32, np.float64)
 
+# Attributes that a fit may leave unset; those of an earlier fit must not survive it.
+_NOT_IN_EVERY_FIT = (
+    "feature_names_in_",
+    "validation_loss_curve_",
+    "best_validation_loss_",
+    "_training_state",
+)
+
 # Bytes of float64 that one batch of transform or score may take.
 _INFERENCE_BYTES = 2**27
 
@@ -427,7 +435,7 @@ class BaseInteractionCoder(
         """Set the fitted attributes, in the user's units."""
         evaluation = run.evaluate(spread(rows))
         if "n_features_in_" in layout:
-            for name in ("feature_names_in_", "_training_state"):
+            for name in _NOT_IN_EVERY_FIT:
                 self.__dict__.pop(name, None)
         self.__dict__.update(layout)
         model, scaling, dtype = run.model, run.scaling, run.dtype

@@ -360,33 +360,30 @@ def freeze_mlps(
     dtype, device
         Of the tensors.
     """
-    width = len(offset) // n_sites
+    offset_LD = offset.reshape(n_sites, -1)
 
     def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
         return to_tensor(array, dtype, device)
 
-    def columns(site: int) -> slice:
-        return slice(site * width, (site + 1) * width)
-
     if mlps is None:
         return [
             FrozenMLP(
-                columns=columns(site),
+                site=site,
                 nonlinearity=NONLINEARITIES["identity"],
                 W_in_DN=None,
                 W_out_NO=None,
-                bias_N=tensor(offset[columns(site)]),
-                output_norm_N=torch.ones(width, dtype=dtype, device=device),
+                bias_N=tensor(offset_LD[site]),
+                output_norm_N=tensor(np.ones(offset_LD.shape[1])),
             )
             for site in range(n_sites)
         ]
     return [
         FrozenMLP(
-            columns=columns(mlp.site),
+            site=mlp.site,
             nonlinearity=NONLINEARITIES[mlp.activation],
             W_in_DN=tensor(mlp.W_in),
             W_out_NO=tensor(mlp.W_out),
-            bias_N=tensor(mlp.b_in + offset[columns(mlp.site)] @ mlp.W_in),
+            bias_N=tensor(mlp.b_in + offset_LD[mlp.site] @ mlp.W_in),
             output_norm_N=tensor(np.linalg.norm(mlp.W_out, axis=1)),
         )
         for mlp in mlps

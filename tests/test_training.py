@@ -103,9 +103,11 @@ def test_partial_fit_goes_on_from_fit(acts):
     assert estimator.score(X) > score - 0.1
 
 
-def test_fit_forgets_a_partial_fit(acts):
+def test_fit_forgets_what_came_before(acts):
     X = acts[:, 0]
     assert_same_fit(sae().partial_fit(X).fit(X), sae().fit(X))
+    estimator = sae(early_stopping=True).fit(X).set_params(early_stopping=False)
+    assert_same_fit(estimator.fit(X), sae().fit(X))
 
 
 def test_partial_fit_checks_the_width(acts):

@@ -18,8 +18,8 @@ class FrozenMLP:
 
     Parameters
     ----------
-    columns : slice
-        The columns of the read site among the flattened sites.
+    site : int
+        The site that is read.
     nonlinearity : Nonlinearity
         The neurons' nonlinearity.
     W_in_DN : Tensor of shape (D, N) or None
@@ -41,7 +41,7 @@ class FrozenMLP:
         Total variance of the MLP's output over the data.
     """
 
-    columns: slice
+    site: int
     nonlinearity: Nonlinearity
     W_in_DN: Tensor | None
     W_out_NO: Tensor | None
@@ -51,12 +51,22 @@ class FrozenMLP:
     mass: float = 1.0
     output_variance: float = 1.0
 
+    @property
+    def width(self) -> int:
+        """Width of the sites."""
+        return len(self.bias_N if self.W_in_DN is None else self.W_in_DN)
+
     def neuron_inputs(self, rows_F: Tensor) -> Tensor:
-        """``rows[:, site] W_in``: what rows in training units write to the neurons.
+        """What rows of all sites, in training units, write to the neurons.
 
         Rows of the decoder give ``M``, rows of the data the neurons' input.
         """
-        rows_D = rows_F[:, self.columns] / self.site_scale
+        columns = slice(self.site * self.width, (self.site + 1) * self.width)
+        return self.neuron_inputs_of_site(rows_F[:, columns])
+
+    def neuron_inputs_of_site(self, rows_D: Tensor) -> Tensor:
+        """``rows W_in``: the same from the columns of the read site."""
+        rows_D = rows_D / self.site_scale
         return rows_D if self.W_in_DN is None else rows_D @ self.W_in_DN
 
     def output(self, input_BN: Tensor) -> Tensor:

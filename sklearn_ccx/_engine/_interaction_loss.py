@@ -65,8 +65,11 @@ def interaction_losses(
         Whether to compute the fidelity term; 0 otherwise.
     """
     interaction = infidelity = x_BF.new_zeros(())
+    # One split, so that the backward pass joins the sites' gradients once instead of
+    # adding up one full-sized gradient for each MLP.
+    sites = W_dec_MF.split(mlps[0].width, dim=1) if mlps else ()
     for mlp in mlps:
-        M_MN = mlp.neuron_inputs(W_dec_MF)
+        M_MN = mlp.neuron_inputs_of_site(sites[mlp.site])
         index_RBN = dominant_features(codes_BM, M_MN, n_dominant)
         dominant_RBN = dominant_contributions(codes_BM, M_MN, index_RBN)
         bound_B = interaction_bound(codes_BM, M_MN, dominant_RBN, mlp.output_norm_N)
