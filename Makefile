@@ -51,7 +51,7 @@ docs: $(VENV)/.installed-docs
 clean:
 	rm -rf build dist docs/_build docs/auto_examples docs/generated
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -f docs/sg_execution_times.rst
+	rm -f docs/sg_execution_times.rst plot_*.png examples/plot_*.png
 	find sklearn_ccx tests examples docs -name __pycache__ -type d -prune \
 		-exec rm -rf {} +
 

@@ -53,11 +53,12 @@ def ablation_fidelity(
     X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
         Activations.
 
-    schemes : str or sequence of str, default=("none", "drop_random", "drop_second", \
-            "drop_largest", "keep_largest")
+    schemes : str or sequence of str
         What each neuron keeps on each sample: all contributions ("none"), all but that
-        of a random active feature, all but the second largest or the largest, or the
-        largest alone. "keep_top_2", "keep_top_3" ... keep so many.
+        of a random active feature ("drop_random"), all but the second largest
+        ("drop_second") or the largest ("drop_largest"), or the largest alone
+        ("keep_largest"). These five are the default; "keep_top_2", "keep_top_3" ...
+        keep so many.
 
     mlp : MLPWeights or list of MLPWeights, default=None
         The MLPs to ablate, one at a time; None takes those of the estimator.

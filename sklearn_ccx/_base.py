@@ -24,7 +24,8 @@ from torch import Tensor
 from ._engine._code_activation import keep_above, keep_largest
 from ._engine._site_scaling import is_constant
 from ._engine._tensors import to_numpy, to_tensor, torch_dtype
-from ._mlp_weights import MLPWeights, check_mlps
+from ._mlp_weights import MLPWeights
+from ._site_mlps import check_mlps
 from ._training_run import FittedWeights, TrainingRun, spread
 
 FloatArray = npt.NDArray[np.floating]

@@ -92,8 +92,9 @@ class InteractionCrosscoder(BaseInteractionCoder):
         in [1]_.
 
     normalize : bool, default=True
-        Whether each site is scaled to a mean norm of :math:`\sqrt d` for the
-        training. The fitted arrays are in the units of X either way.
+        Whether each site is scaled, after centering, to a mean norm of
+        :math:`\sqrt d` for the training. The fitted arrays are in the units of X
+        either way.
 
     aux_k : int, default=None
         How many dead features may take part in explaining what the active ones
@@ -166,7 +167,7 @@ class InteractionCrosscoder(BaseInteractionCoder):
     k_ : int
         The number of active features in effect, ``min(k, n_components)``.
 
-    decoder_norms_ : ndarray of shape (n_components, n_sites_)
+    decoder_norms_ : ndarray of shape (n_components, `n_sites_`)
         Norm of each feature at each site, with the sites scaled to equal size. The
         squares of a feature's norms sum to 1.
 
@@ -174,16 +175,16 @@ class InteractionCrosscoder(BaseInteractionCoder):
         Share of the training samples on which each feature is active, measured on
         at most 16,384 evenly spaced ones.
 
-    site_fvu_ : ndarray of shape (n_sites_,)
+    site_fvu_ : ndarray of shape (`n_sites_`,)
         Fraction of variance unexplained at each site, measured likewise. NaN where
         the activations do not vary.
 
-    site_norm_ratio_ : ndarray of shape (n_sites_,)
+    site_norm_ratio_ : ndarray of shape (`n_sites_`,)
         Mean norm of the reconstruction over that of the activations at each site,
         both less `intercept_`, measured likewise. Below 1 the features shrink what
         they explain.
 
-    history_ : dict of ndarray of shape (n_iter_,)
+    history_ : dict of ndarray of shape (`n_iter_`,)
         What each pass over the data reported: means over its steps of "loss",
         "fvu" (summed over sites), "interaction" and "infidelity" (summed over MLPs,
         before their strengths; 0 while not trained on) and "l0"; the number of
@@ -208,7 +209,7 @@ class InteractionCrosscoder(BaseInteractionCoder):
     n_features_in_ : int
         Number of columns of X, the number of sites times their width.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns of X, if it had names.
 
     See Also
@@ -397,8 +398,9 @@ class InteractionSAE(BaseInteractionCoder):
         in [1]_.
 
     normalize : bool, default=True
-        Whether the rows are scaled to a mean norm of :math:`\sqrt d` for the
-        training. The fitted arrays are in the units of X either way.
+        Whether the rows are scaled, after centering, to a mean norm of
+        :math:`\sqrt d` for the training. The fitted arrays are in the units of X
+        either way.
 
     aux_k : int, default=None
         How many dead features may take part in explaining what the active ones
@@ -451,13 +453,13 @@ class InteractionSAE(BaseInteractionCoder):
 
     Attributes
     ----------
-    components_ : ndarray of shape (n_components, n_features_in_)
+    components_ : ndarray of shape (n_components, `n_features_in_`)
         The decoder in the units of X: what one unit of each feature writes.
 
-    intercept_ : ndarray of shape (n_features_in_,)
+    intercept_ : ndarray of shape (`n_features_in_`,)
         The decoder's bias in the units of X. It belongs to no feature.
 
-    encoder_components_ : ndarray of shape (n_components, n_features_in_)
+    encoder_components_ : ndarray of shape (n_components, `n_features_in_`)
         The encoder: pre-activations are
         ``X @ encoder_components_.T + encoder_intercept_``.
 
@@ -488,7 +490,7 @@ class InteractionSAE(BaseInteractionCoder):
         both less `intercept_`, measured likewise. Below 1 the features shrink what
         they explain.
 
-    history_ : dict of ndarray of shape (n_iter_,)
+    history_ : dict of ndarray of shape (`n_iter_`,)
         What each pass over the data reported: means over its steps of "loss",
         "fvu" (summed over sites), "interaction" and "infidelity" (summed over MLPs,
         before their strengths; 0 while not trained on) and "l0"; the number of
@@ -513,7 +515,7 @@ class InteractionSAE(BaseInteractionCoder):
     n_features_in_ : int
         Number of columns of X, the width `d`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns of X, if it had names.
 
     See Also

@@ -1,6 +1,5 @@
 """The weights of the MLP whose neurons the features share."""
 
-from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -11,9 +10,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from ._engine._frozen_mlp import FrozenMLP
 from ._engine._nonlinearity import NONLINEARITIES
-from ._engine._tensors import to_tensor
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -40,10 +37,10 @@ class MLPWeights:
     b_out : array-like of shape (d_out,), default=None
         Bias of the output. None is zero.
 
-    activation : {"relu", "gelu", "gelu_tanh", "silu", "tanh", "logistic", \
-            "identity"}, default="relu"
-        The nonlinearity :math:`\varphi`. "gelu" is the exact form, "gelu_tanh" its
-        tanh approximation (``gelu_new`` in some model configurations).
+    activation : str, default="relu"
+        The nonlinearity :math:`\varphi`: "relu", "gelu", "gelu_tanh", "silu", "tanh",
+        "logistic" or "identity". "gelu" is the exact form, "gelu_tanh" its tanh
+        approximation (``gelu_new`` in some model configurations).
 
     site : int, default=0
         The site among those of the activations that the MLP reads, from 0.
@@ -81,12 +78,16 @@ class MLPWeights:
     >>> import numpy as np
     >>> from sklearn_ccx import MLPWeights
     >>> rng = np.random.default_rng(0)
-    >>> MLPWeights(rng.normal(size=(8, 32)), rng.normal(size=(32, 8)),
-    ...            activation="gelu", site=1)
+    >>> MLPWeights(
+    ...     rng.normal(size=(8, 32)),
+    ...     rng.normal(size=(32, 8)),
+    ...     activation="gelu",
+    ...     site=1,
+    ... )
     MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu', site=1)
     """
 
-    __slots__ = ("W_in", "W_out", "activation", "b_in", "b_out", "site")
+    __slots__ = ("W_in", "W_out", "activation", "b_in", "b_out", "lipschitz", "site")
 
     W_in: FloatArray
     W_out: FloatArray
@@ -94,6 +95,7 @@ class MLPWeights:
     b_out: FloatArray
     activation: str
     site: int
+    lipschitz: float
 
     def __init__(
         self,
@@ -140,6 +142,7 @@ class MLPWeights:
             object.__setattr__(self, name, array)
         object.__setattr__(self, "activation", activation)
         object.__setattr__(self, "site", int(site))
+        object.__setattr__(self, "lipschitz", NONLINEARITIES[activation].lipschitz)
 
     @classmethod
     def from_sklearn(
@@ -265,11 +268,6 @@ class MLPWeights:
             site=site,
         )
 
-    @property
-    def lipschitz(self) -> float:
-        """Lipschitz constant of the nonlinearity."""
-        return NONLINEARITIES[self.activation].lipschitz
-
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"MLPWeights is immutable; cannot set {name!r}.")
 
@@ -300,94 +298,6 @@ class MLPWeights:
             f"MLPWeights(d={d}, n_neurons={n_neurons}, d_out={self.W_out.shape[1]}, "
             f"activation={self.activation!r}, site={self.site})"
         )
-
-
-def check_mlps(
-    mlp: "MLPWeights | Sequence[MLPWeights] | None", n_sites: int, width: int
-) -> list[MLPWeights] | None:
-    """List the MLPs and check that each fits the site it reads.
-
-    Raises
-    ------
-    ValueError
-        If the list is empty, a site is out of range or ``W_in`` does not match
-        the width of the sites.
-    TypeError
-        If an item of the list is not an :class:`MLPWeights`.
-    """
-    if mlp is None:
-        return None
-    mlps = [mlp] if isinstance(mlp, MLPWeights) else list(mlp)
-    if not mlps:
-        raise ValueError("mlp is an empty list; pass None for identity neurons.")
-    for index, item in enumerate(mlps):
-        if not isinstance(item, MLPWeights):
-            raise TypeError(
-                f"mlp[{index}] must be an MLPWeights; got {type(item).__name__}."
-            )
-        if item.site >= n_sites:
-            raise ValueError(
-                f"mlp[{index}] reads site={item.site}, but the activations have "
-                f"{n_sites} site(s); use a site in 0..{n_sites - 1}."
-            )
-        if item.W_in.shape[0] != width:
-            raise ValueError(
-                f"mlp[{index}].W_in has shape {item.W_in.shape}, but the site it reads "
-                f"has width {width}; W_in must have shape ({width}, n_neurons)."
-            )
-    return mlps
-
-
-def freeze_mlps(
-    mlps: list[MLPWeights] | None,
-    offset: npt.NDArray[Any],
-    n_sites: int,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> list[FrozenMLP]:
-    """Tensors of the MLPs; identity neurons at every site where there are none.
-
-    Parameters
-    ----------
-    mlps : list of MLPWeights or None
-        As returned by :func:`check_mlps`.
-    offset : ndarray of shape (n_sites * width,)
-        The decoder's bias, which belongs to no feature: what it writes to a
-        neuron is part of that neuron's bias.
-    n_sites : int
-        Number of sites.
-    dtype, device
-        Of the tensors.
-    """
-    offset_LD = offset.reshape(n_sites, -1)
-
-    def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-        return to_tensor(array, dtype, device)
-
-    if mlps is None:
-        return [
-            FrozenMLP(
-                site=site,
-                nonlinearity=NONLINEARITIES["identity"],
-                W_in_DN=None,
-                W_out_NO=None,
-                bias_N=tensor(offset_LD[site]),
-                output_norm_N=tensor(np.ones(offset_LD.shape[1])),
-            )
-            for site in range(n_sites)
-        ]
-    return [
-        FrozenMLP(
-            site=mlp.site,
-            nonlinearity=NONLINEARITIES[mlp.activation],
-            W_in_DN=tensor(mlp.W_in),
-            W_out_NO=tensor(mlp.W_out),
-            bias_N=tensor(mlp.b_in + offset_LD[mlp.site] @ mlp.W_in),
-            output_norm_N=tensor(np.linalg.norm(mlp.W_out, axis=1)),
-        )
-        for mlp in mlps
-    ]
 
 
 def _restore(

@@ -14,7 +14,8 @@ from ._base import BaseInteractionCoder
 from ._engine._dominance import dominant_contributions, dominant_features
 from ._engine._frozen_mlp import FrozenMLP
 from ._engine._tensors import to_tensor, torch_dtype
-from ._mlp_weights import MLPWeights, check_mlps, freeze_mlps
+from ._mlp_weights import MLPWeights
+from ._site_mlps import check_mlps, freeze_mlps
 
 MLPs = MLPWeights | Sequence[MLPWeights] | None
 

@@ -28,7 +28,7 @@ from ._engine._model import CrosscoderModel, LossStrengths
 from ._engine._site_scaling import SiteScaling, measure_sites
 from ._engine._tensors import to_tensor, torch_dtype
 from ._engine._training import PASS_METRICS, DivergenceError, Schedule, Trainer
-from ._mlp_weights import check_mlps, freeze_mlps
+from ._site_mlps import check_mlps, freeze_mlps
 
 if TYPE_CHECKING:
     from ._base import BaseInteractionCoder

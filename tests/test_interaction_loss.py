@@ -12,7 +12,7 @@ from sklearn_ccx import MLPWeights
 from sklearn_ccx._engine._dominance import dominant_contributions, dominant_features
 from sklearn_ccx._engine._frozen_mlp import FrozenMLP
 from sklearn_ccx._engine._interaction_loss import interaction_losses
-from sklearn_ccx._mlp_weights import freeze_mlps
+from sklearn_ccx._site_mlps import freeze_mlps
 
 FLOAT64_ON_CPU = {"dtype": torch.float64, "device": torch.device("cpu")}
 
