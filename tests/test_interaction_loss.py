@@ -4,17 +4,30 @@ import naive
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklearn_ccx import MLPWeights
-from sklearn_ccx._engine._dominance import dominant_contributions, dominant_features
+from sklearn_ccx._engine._dominance import dominant_contributions
 from sklearn_ccx._engine._frozen_mlp import FrozenMLP
 from sklearn_ccx._engine._interaction_loss import interaction_losses
+from sklearn_ccx._engine._kernels import kernels_for
 from sklearn_ccx._site_mlps import freeze_mlps
 
+SETTINGS = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture],
+}
+FIDELITY = {"lam": 0, "lam_fidelity": 1}
 FLOAT64_ON_CPU = {"dtype": torch.float64, "device": torch.device("cpu")}
+
+
+@pytest.fixture(params=["torch", "numba"], autouse=True)
+def kernels(request, monkeypatch):
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    monkeypatch.setenv("SKLEARN_CCX_KERNELS", request.param)
 
 
 @st.composite
@@ -74,8 +87,13 @@ def losses(problem, codes, W_dec, **kwargs):
         torch.from_numpy(problem["x"]),
         frozen(problem),
         n_dominant=problem["n_dominant"],
-        **{"with_infidelity": True} | kwargs,
+        **{"lam": 1.0, "lam_fidelity": 1.0} | kwargs,
     )
+
+
+def dominant_features(codes, M, n_dominant):
+    kernels = kernels_for(torch.device("cpu"))
+    return kernels.dominant_features(codes, M, n_dominant)
 
 
 def with_gradient(array):
@@ -83,11 +101,12 @@ def with_gradient(array):
 
 
 @given(problems())
-@settings(deadline=None, max_examples=200)
+@settings(**SETTINGS, max_examples=200)
 def test_interaction_and_its_gradients_equal_the_triple_loop(problem):
     codes, W_dec = with_gradient(problem["codes"]), with_gradient(problem["W_dec"])
-    value = losses(problem, codes, W_dec, with_infidelity=False).interaction
-    value.backward()
+    values = losses(problem, codes, W_dec, lam=0.5, lam_fidelity=0.0)
+    value = values.interaction
+    (2.0 * values.weighted).backward()
 
     n_samples, width = len(problem["codes"]), problem["mlps"][0].W_in.shape[0]
     expected, d_codes, d_W_dec = 0.0, 0.0, np.zeros(problem["W_dec"].shape)
@@ -111,7 +130,7 @@ def test_interaction_and_its_gradients_equal_the_triple_loop(problem):
 
 
 @given(problems())
-@settings(deadline=None, max_examples=100)
+@settings(**SETTINGS, max_examples=100)
 def test_infidelity_equals_its_definition(problem):
     value = losses(
         problem,
@@ -147,7 +166,8 @@ def test_infidelity_equals_its_definition(problem):
 
 @pytest.mark.parametrize("activation", ["gelu", "silu", "tanh", "logistic"])
 @pytest.mark.parametrize("n_dominant", [1, 2])
-def test_gradcheck_where_smooth(activation, n_dominant):
+@pytest.mark.parametrize("strengths", [{"lam": 1, "lam_fidelity": 0.5}, FIDELITY])
+def test_gradcheck_where_smooth(activation, n_dominant, strengths):
     rng = np.random.default_rng(0)
     mlps = [
         MLPWeights(
@@ -162,20 +182,19 @@ def test_gradcheck_where_smooth(activation, n_dominant):
     frozen_mlps = freeze_mlps(mlps, rng.normal(size=8), 2, **FLOAT64_ON_CPU)
     x = torch.from_numpy(rng.normal(size=(6, 8)))
 
-    def both(codes, W_dec):
-        values = interaction_losses(
-            codes, W_dec, x, frozen_mlps, n_dominant=n_dominant, with_infidelity=True
-        )
-        return values.interaction, values.infidelity
+    def weighted(codes, W_dec):
+        return interaction_losses(
+            codes, W_dec, x, frozen_mlps, n_dominant=n_dominant, **strengths
+        ).weighted
 
     # All codes active and no two contributions alike: no kink within reach.
     codes = with_gradient(rng.uniform(0.5, 2.0, size=(6, 5)))
     W_dec = with_gradient(rng.normal(size=(5, 8)))
-    assert torch.autograd.gradcheck(both, (codes, W_dec))
+    assert torch.autograd.gradcheck(weighted, (codes, W_dec))
 
 
 @given(problems(), st.floats(0.1, 10))
-@settings(deadline=None, max_examples=50)
+@settings(**SETTINGS, max_examples=50)
 def test_bound_does_not_change_when_codes_and_decoder_are_rescaled(problem, c):
     codes, W_dec = (
         torch.from_numpy(problem["codes"]),
@@ -198,9 +217,10 @@ def test_rows_with_at_most_one_active_feature_do_not_interact():
         torch.zeros((3, 4), dtype=torch.float64),
         freeze_mlps([mlp], np.zeros(4), 1, **FLOAT64_ON_CPU),
         n_dominant=1,
-        with_infidelity=False,
+        lam=1,
+        lam_fidelity=0,
     )
-    values.interaction.backward()
+    values.weighted.backward()
     assert abs(values.interaction.item()) < 1e-15
     assert W_dec.grad.abs().max() < 1e-15
 
@@ -220,8 +240,8 @@ def test_a_neuron_that_receives_nothing_has_no_dominant_feature():
 
 
 @pytest.mark.parametrize("n_mlps", [1, 4, 6, 12])
-@pytest.mark.parametrize("term", ["interaction", "infidelity"])
-def test_every_mlp_sends_a_gradient(n_mlps, term):
+@pytest.mark.parametrize("strengths", [{"lam": 1, "lam_fidelity": 0}, FIDELITY])
+def test_every_mlp_sends_a_gradient(n_mlps, strengths):
     rng = np.random.default_rng(0)
     mlps = [
         MLPWeights(rng.normal(size=(3, 5)), rng.normal(size=(5, 3)), site=site)
@@ -235,9 +255,9 @@ def test_every_mlp_sends_a_gradient(n_mlps, term):
         torch.from_numpy(rng.normal(size=(8, 3 * n_mlps))),
         freeze_mlps(mlps, np.zeros(3 * n_mlps), n_mlps, **FLOAT64_ON_CPU),
         n_dominant=1,
-        with_infidelity=True,
+        **strengths,
     )
-    getattr(values, term).backward()
+    values.weighted.backward()
     assert codes.grad.abs().max() > 0
     by_site = W_dec.grad.reshape(6, n_mlps, 3).abs().amax(dim=(0, 2))
     assert (by_site > 0).all()
@@ -285,9 +305,10 @@ def test_no_array_grows_with_neurons_times_active_features(n_dominant):
             torch.zeros((n_samples, width), dtype=torch.float64),
             freeze_mlps([mlp], np.zeros(width), 1, **FLOAT64_ON_CPU),
             n_dominant=n_dominant,
-            with_infidelity=True,
+            lam=1,
+            lam_fidelity=1,
         )
-        (values.interaction + values.infidelity).backward()
+        values.weighted.backward()
     assert 0 < largest.numel <= n_dominant * n_samples * n_neurons
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 # Weight of the newest batch in the running estimate of BatchTopK's threshold.
 _THRESHOLD_MOMENTUM = 0.01
 
+# Candidates for the largest of a batch are those above this share of the threshold.
+_CANDIDATE_SHARE = 0.9
+
 # Width of the window around the threshold in which a pre-activation contributes
 # to JumpReLU's gradient. Pre-activations have about unit variance at the start.
 _JUMP_BANDWIDTH = 0.2
@@ -62,8 +65,22 @@ def keep_largest(pre_BM: Tensor, k: int) -> Tensor:
     return torch.zeros_like(pre_BM).scatter(1, features_BK, torch.relu(kept_BK))
 
 
-class BatchTopK(CodeActivation):
-    """Keep the ``k * B`` largest pre-activations of a batch.
+class SelectingActivation(CodeActivation):
+    """Keeps some positive pre-activations as they are."""
+
+    @abstractmethod
+    def select(self, pre_BM: Tensor) -> Tensor:
+        """Positions in the flattened batch that are kept in training, distinct."""
+
+    def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, None]:
+        pre = pre_BM.flatten()
+        positions_A = self.select(pre_BM.detach())
+        codes = torch.zeros_like(pre).scatter(0, positions_A, pre[positions_A])
+        return codes.view_as(pre_BM), None
+
+
+class BatchTopK(SelectingActivation):
+    """Keep the ``k * B`` largest positive pre-activations of a batch.
 
     At inference the features above a threshold are kept, a running estimate of
     the smallest pre-activation kept in training.
@@ -77,17 +94,20 @@ class BatchTopK(CodeActivation):
     def threshold(self) -> float:  # type: ignore[override]
         return 0.0 if self._threshold is None else self._threshold
 
-    def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, None]:
-        n_kept = min(self._k * len(pre_BM), pre_BM.numel())
-        kept, positions = pre_BM.flatten().topk(n_kept, sorted=False)
-        kept = torch.relu(kept)
-        codes_BM = torch.zeros_like(pre_BM).flatten()
-        codes_BM = codes_BM.scatter(0, positions, kept).view_as(pre_BM)
-        self._update_threshold(kept.detach())
-        return codes_BM, None
+    def select(self, pre_BM: Tensor) -> Tensor:
+        pre = pre_BM.flatten()
+        n_kept = min(self._k * len(pre_BM), len(pre))
+        # Sorting all is dear. The threshold tells which ones come into question; if
+        # it has moved too far and they are too few, all do.
+        candidates = (pre > _CANDIDATE_SHARE * self.threshold).nonzero().squeeze(1)
+        if len(candidates) < n_kept and self.threshold > 0:
+            candidates = (pre > 0).nonzero().squeeze(1)
+        kept, order = pre[candidates].topk(min(n_kept, len(candidates)), sorted=False)
+        if len(kept):
+            self._update_threshold(float(kept.min()))
+        return candidates[order]
 
-    def _update_threshold(self, kept: Tensor) -> None:
-        smallest = float(kept.min())
+    def _update_threshold(self, smallest: float) -> None:
         if self._threshold is None:
             self._threshold = smallest
         elif math.isfinite(smallest):
@@ -103,14 +123,17 @@ class BatchTopK(CodeActivation):
         self._threshold = state
 
 
-class TopK(CodeActivation):
+class TopK(SelectingActivation):
     """Keep the ``k`` largest positive pre-activations of each sample."""
 
     def __init__(self, k: int) -> None:
         self._k = k
 
-    def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, None]:
-        return self.codes(pre_BM), None
+    def select(self, pre_BM: Tensor) -> Tensor:
+        n_samples, n_components = pre_BM.shape
+        kept_BK, features_BK = pre_BM.topk(self._k, dim=1)
+        rows_B = torch.arange(n_samples, device=pre_BM.device) * n_components
+        return (rows_B.unsqueeze(1) + features_BK)[kept_BK > 0]
 
     def codes(self, pre_BM: Tensor) -> Tensor:
         return keep_largest(pre_BM, self._k)

@@ -1,4 +1,7 @@
-"""Which features dominate which neurons."""
+"""Which features dominate which neurons, and the gradients of that, with torch alone.
+
+:mod:`._dominance_numba` has the same functions for the CPU, compiled.
+"""
 
 import torch
 from torch import Tensor
@@ -69,7 +72,7 @@ def dominant_features(codes_BM: Tensor, M_MN: Tensor, n_dominant: int) -> Tensor
 
 
 def dominant_contributions(codes_BM: Tensor, M_MN: Tensor, index_RBN: Tensor) -> Tensor:
-    """Signed contributions of the dominant features, differentiable, (R, B, N).
+    """Signed contributions of the dominant features, (R, B, N).
 
     0 where ``index_RBN`` is -1.
     """
@@ -79,3 +82,34 @@ def dominant_contributions(codes_BM: Tensor, M_MN: Tensor, index_RBN: Tensor) ->
         for index_BN in index_RBN.clamp(min=0)
     ]
     return torch.stack(contributions) * exists_RBN
+
+
+def sign_times_outer(M_MN: Tensor, left_M: Tensor, right_N: Tensor) -> Tensor:
+    """``sign(M) * outer(left, right)``, (M, N)."""
+    return M_MN.sign().mul_(left_M.unsqueeze(1)).mul_(right_N)
+
+
+def add_dominant_gradients(
+    codes_BM: Tensor,
+    M_MN: Tensor,
+    index_RBN: Tensor,
+    grad_RBN: Tensor,
+    grad_codes_BM: Tensor,
+    grad_M_MN: Tensor,
+) -> None:
+    """Add the gradients of :func:`dominant_contributions` in place.
+
+    Parameters
+    ----------
+    codes_BM, M_MN, index_RBN : Tensor
+        As in :func:`dominant_contributions`.
+    grad_RBN : Tensor of shape (R, B, N)
+        Gradient of a loss with respect to the contributions.
+    grad_codes_BM, grad_M_MN : Tensor
+        What its gradients with respect to the codes and to ``M`` are added to.
+    """
+    for index_BN, grad_BN in zip(index_RBN, grad_RBN, strict=True):
+        grad_BN = grad_BN * (index_BN >= 0)
+        index_BN = index_BN.clamp(min=0)
+        grad_codes_BM.scatter_add_(1, index_BN, grad_BN * M_MN.gather(0, index_BN))
+        grad_M_MN.scatter_add_(0, index_BN, grad_BN * codes_BM.gather(1, index_BN))

@@ -47,11 +47,11 @@ def evaluate(
     error_L, norm_L, recon_norm_L = zeros((3, n_sites))
     n_active_M = zeros(len(model.b_enc_M))
     for x_BF in batches:
-        batch = model.inference_loss(x_BF, strengths)
-        recon_BF = batch.codes_BM @ model.W_dec_MF
+        codes_BM = model.codes(x_BF)
+        recon_BF = codes_BM @ model.W_dec_MF
         n_samples += len(x_BF)
-        loss += len(x_BF) * float(batch.total)
-        n_active_M += (batch.codes_BM > 0).sum(dim=0)
+        loss += len(x_BF) * float(model.loss(x_BF, codes_BM, recon_BF, strengths).total)
+        n_active_M += (codes_BM > 0).sum(dim=0)
         x_BLD = x_BF.view(len(x_BF), n_sites, -1)
         recon_BLD = recon_BF.view_as(x_BLD)
         error_L += (x_BLD - recon_BLD).square().sum(dim=(0, 2))

@@ -51,23 +51,25 @@ class FrozenMLP:
     mass: float = 1.0
     output_variance: float = 1.0
 
-    @property
-    def width(self) -> int:
-        """Width of the sites."""
-        return len(self.bias_N if self.W_in_DN is None else self.W_in_DN)
-
     def neuron_inputs(self, rows_F: Tensor) -> Tensor:
-        """What rows of all sites, in training units, write to the neurons.
+        """``rows[:, site] W_in``: what rows in training units write to the neurons.
 
         Rows of the decoder give ``M``, rows of the data the neurons' input.
         """
-        columns = slice(self.site * self.width, (self.site + 1) * self.width)
-        return self.neuron_inputs_of_site(rows_F[:, columns])
-
-    def neuron_inputs_of_site(self, rows_D: Tensor) -> Tensor:
-        """``rows W_in``: the same from the columns of the read site."""
-        rows_D = rows_D / self.site_scale
+        rows_D = self._read_columns(rows_F) / self.site_scale
         return rows_D if self.W_in_DN is None else rows_D @ self.W_in_DN
+
+    def add_row_gradients(self, grad_N: Tensor, grad_F: Tensor) -> None:
+        """Add the gradient of :meth:`neuron_inputs` to that of the rows, in place."""
+        grad_D = self._read_columns(grad_F)
+        if self.W_in_DN is None:
+            grad_D.add_(grad_N, alpha=1.0 / self.site_scale)
+        else:
+            grad_D.addmm_(grad_N, self.W_in_DN.T, alpha=1.0 / self.site_scale)
+
+    def _read_columns(self, rows_F: Tensor) -> Tensor:
+        width = len(self.bias_N if self.W_in_DN is None else self.W_in_DN)
+        return rows_F[:, self.site * width : (self.site + 1) * width]
 
     def output(self, input_BN: Tensor) -> Tensor:
         """``phi(input + bias) W_out``."""

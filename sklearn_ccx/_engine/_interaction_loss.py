@@ -9,16 +9,20 @@ neuron :math:`n` on sample :math:`b` and :math:`D_{bn}` the dominant features,
            \Bigl(\sum_h |p_{bnh}| - \sum_{h \in D_{bn}} |p_{bnh}|\Bigr).
 
 The first sum over :math:`h` is separable, :math:`a_b \cdot (|M| w)`, so that only
-the dominant contributions are ever held per sample and neuron.
+the dominant contributions are ever held per sample and neuron. The gradients come out
+of the forward pass, while ``M`` and the dominant features are at hand.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from ._dominance import dominant_contributions, dominant_features
+from ._dominance import dominant_contributions
 from ._frozen_mlp import FrozenMLP
+from ._kernels import kernels_for
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,17 @@ class InteractionLosses:
 
     Parameters
     ----------
+    weighted : Tensor
+        ``lam * interaction + lam_fidelity * infidelity``, differentiable.
     interaction : Tensor
         ``sum_p mean_b I_p(b) / (Lip_p * mass_p)``. The Lipschitz constant cancels:
         it scales the bound as it scales what the data sends through the neurons.
     infidelity : Tensor
-        ``sum_p E|f_p(dominant features only) - f_p(x)|**2 / Var f_p(x)``.
+        ``sum_p E|f_p(dominant features only) - f_p(x)|**2 / Var f_p(x)``; 0 where
+        ``lam_fidelity`` is.
     """
 
+    weighted: Tensor
     interaction: Tensor
     infidelity: Tensor
 
@@ -44,8 +52,9 @@ def interaction_losses(
     x_BF: Tensor,
     mlps: Sequence[FrozenMLP],
     *,
+    lam: float,
+    lam_fidelity: float,
     n_dominant: int,
-    with_infidelity: bool,
 ) -> InteractionLosses:
     """Losses of a batch; see :class:`InteractionLosses`.
 
@@ -59,27 +68,85 @@ def interaction_losses(
         The batch in training units.
     mlps : sequence of FrozenMLP
         The MLPs.
+    lam, lam_fidelity : float
+        Strengths of the two losses.
     n_dominant : int
         How many features a neuron keeps.
-    with_infidelity : bool
-        Whether to compute the fidelity term; 0 otherwise.
     """
-    interaction = infidelity = x_BF.new_zeros(())
-    # One split, so that the backward pass joins the sites' gradients once instead of
-    # adding up one full-sized gradient for each MLP.
-    sites = W_dec_MF.split(mlps[0].width, dim=1) if mlps else ()
-    for mlp in mlps:
-        M_MN = mlp.neuron_inputs_of_site(sites[mlp.site])
-        index_RBN = dominant_features(codes_BM, M_MN, n_dominant)
-        dominant_RBN = dominant_contributions(codes_BM, M_MN, index_RBN)
-        bound_B = interaction_bound(codes_BM, M_MN, dominant_RBN, mlp.output_norm_N)
-        interaction = interaction + bound_B.mean() / mlp.mass
-        if with_infidelity:
-            kept_BO = mlp.output(dominant_RBN.sum(dim=0))
-            true_BO = mlp.output(mlp.neuron_inputs(x_BF))
-            squared_error = (kept_BO - true_BO).square().sum(dim=1).mean()
-            infidelity = infidelity + squared_error / mlp.output_variance
-    return InteractionLosses(interaction, infidelity)
+    return InteractionLosses(
+        *_InteractionLoss.apply(
+            codes_BM, W_dec_MF, x_BF, mlps, lam, lam_fidelity, n_dominant
+        )
+    )
+
+
+class _InteractionLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        codes_BM: Tensor,
+        W_dec_MF: Tensor,
+        x_BF: Tensor,
+        mlps: Sequence[FrozenMLP],
+        lam: float,
+        lam_fidelity: float,
+        n_dominant: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kernels = kernels_for(codes_BM.device)
+        needs_gradient = any(ctx.needs_input_grad)
+        if needs_gradient:
+            grad_codes_BM = torch.zeros(codes_BM.shape).to(codes_BM)
+            grad_W_MF = torch.zeros(W_dec_MF.shape).to(W_dec_MF)
+        n_samples, total_code_M = len(codes_BM), codes_BM.sum(dim=0)
+        interaction, infidelity = x_BF.new_zeros(2)
+        for mlp in mlps:
+            M_MN, norm_N = mlp.neuron_inputs(W_dec_MF), mlp.output_norm_N
+            index_RBN = kernels.dominant_features(codes_BM, M_MN, n_dominant)
+            dominant_RBN = dominant_contributions(codes_BM, M_MN, index_RBN)
+            written_M = M_MN.abs() @ norm_N
+            dominant_N = dominant_RBN.abs().sum(dim=(0, 1))
+            bound = total_code_M @ written_M - dominant_N @ norm_N
+            interaction += bound / (n_samples * mlp.mass)
+            strength = lam / (n_samples * mlp.mass)
+            grad_RBN = dominant_RBN.sign() * (-strength * norm_N)
+            if lam_fidelity > 0:
+                loss, grad_BN = _infidelity(dominant_RBN.sum(dim=0), x_BF, mlp)
+                infidelity += loss
+                grad_RBN += lam_fidelity * grad_BN
+            if needs_gradient:
+                grad_M_MN = kernels.sign_times_outer(
+                    M_MN, strength * total_code_M, norm_N
+                )
+                grad_codes_BM += strength * written_M
+                kernels.add_dominant_gradients(
+                    codes_BM, M_MN, index_RBN, grad_RBN, grad_codes_BM, grad_M_MN
+                )
+                mlp.add_row_gradients(grad_M_MN, grad_W_MF)
+        if needs_gradient:
+            ctx.save_for_backward(grad_codes_BM, grad_W_MF)
+        ctx.mark_non_differentiable(interaction, infidelity)
+        weighted = lam * interaction + lam_fidelity * infidelity
+        return weighted, interaction, infidelity
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weight, saved = grads[0], ctx.saved_tensors
+        # In training the weight is 1, and the decoder's gradient is the largest tensor
+        # of the step. On CUDA reading the weight would cost a synchronisation.
+        if weight.device.type != "cpu" or weight.item() != 1.0:
+            saved = [weight * gradient for gradient in saved]
+        return *saved, *[None] * 5
+
+
+def _infidelity(kept_BN: Tensor, x_BF: Tensor, mlp: FrozenMLP) -> tuple[Tensor, Tensor]:
+    """Infidelity of the kept input, and its gradient with respect to it, (B, N)."""
+    true_BO = mlp.output(mlp.neuron_inputs(x_BF))
+    with torch.enable_grad():
+        kept_BN = kept_BN.detach().requires_grad_()
+        squared_error_B = (mlp.output(kept_BN) - true_BO).square().sum(dim=1)
+        loss = squared_error_B.mean() / mlp.output_variance
+        (grad_BN,) = torch.autograd.grad(loss, kept_BN)
+    return loss.detach(), grad_BN
 
 
 def interaction_bound(

@@ -1,19 +1,24 @@
 """The crosscoder's weights and the loss of a batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ._code_activation import CodeActivation
+from ._code_activation import CodeActivation, SelectingActivation
 from ._frozen_mlp import FrozenMLP
 from ._interaction_loss import interaction_losses
+from ._sparse_codes import encode_active
 
 # Strength of the auxiliary loss that revives dead features (Gao et al., "Scaling
 # and evaluating sparse autoencoders", arXiv:2406.04093, who use 1/32 in trainings
 # a hundred times as long).
 _AUX_STRENGTH = 1 / 8
+
+# Multiplications of one dense product (B * M * F) from which on it takes longer than
+# the sparse one and the bookkeeping around it.
+_MIN_SPARSE_PRODUCT = 2**23
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,14 @@ class BatchLoss:
     fvu: Tensor
     interaction: Tensor
     infidelity: Tensor
-    codes_BM: Tensor
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """The loss of a training batch and how often each feature was active in it."""
+
+    loss: BatchLoss
+    n_active_M: Tensor
 
 
 @dataclass
@@ -83,73 +95,89 @@ class CrosscoderModel:
         """Encoder output before the activation, (B, M)."""
         return torch.addmm(self.b_enc_M, x_BF, self.W_enc_MF.T)
 
+    def codes(self, x_BF: Tensor) -> Tensor:
+        """Codes at inference, (B, M)."""
+        return self.activation.codes(self.pre_activations(x_BF))
+
     def training_loss(
         self, x_BF: Tensor, strengths: LossStrengths, is_dead_M: Tensor
-    ) -> BatchLoss:
+    ) -> TrainingBatch:
         """Differentiable loss of a batch in training mode."""
-        pre_BM = self.pre_activations(x_BF)
-        codes_BM, sparsity_loss = self.activation.train_codes(pre_BM)
-        residual_BF = x_BF - codes_BM @ self.W_dec_MF
-        loss = self._loss_of_codes(x_BF, codes_BM, residual_BF, strengths)
+        sparsity_loss = None
+        if self._trains_sparsely(len(x_BF)):
+            assert isinstance(self.activation, SelectingActivation)
+            weights = self.W_enc_MF, self.b_enc_M
+            sparse_codes = encode_active(x_BF, *weights, self.activation)
+            recon_BF = sparse_codes.decode(self.W_dec_MF)
+            has_penalty = strengths.lam > 0 or strengths.lam_fidelity > 0
+            codes_BM = sparse_codes.dense() if has_penalty else None
+            n_active_M = sparse_codes.features_A.bincount(minlength=len(is_dead_M))
+        else:
+            pre_BM = self.pre_activations(x_BF)
+            codes_BM, sparsity_loss = self.activation.train_codes(pre_BM)
+            recon_BF = codes_BM @ self.W_dec_MF
+            n_active_M = (codes_BM > 0).sum(dim=0)
+        loss = self.loss(x_BF, codes_BM, recon_BF, strengths)
         total = loss.total
         if sparsity_loss is not None:
             total = total + sparsity_loss
         if strengths.aux_k > 0 and bool(is_dead_M.any()):
-            aux_loss = self._aux_loss(
-                pre_BM, residual_BF.detach(), is_dead_M, strengths.aux_k
-            )
+            residual_BF = (x_BF - recon_BF).detach()
+            aux_loss = self._aux_loss(x_BF, residual_BF, is_dead_M, strengths.aux_k)
             total = total + _AUX_STRENGTH * aux_loss
-        return BatchLoss(
-            total, loss.fvu, loss.interaction, loss.infidelity, loss.codes_BM
-        )
+        return TrainingBatch(replace(loss, total=total), n_active_M)
 
-    @torch.no_grad()
-    def inference_loss(self, x_BF: Tensor, strengths: LossStrengths) -> BatchLoss:
-        """Loss of the codes at inference, without sparsity and auxiliary losses."""
-        codes_BM = self.activation.codes(self.pre_activations(x_BF))
-        residual_BF = x_BF - codes_BM @ self.W_dec_MF
-        return self._loss_of_codes(x_BF, codes_BM, residual_BF, strengths)
+    def _trains_sparsely(self, n_samples: int) -> bool:
+        """Whether products over active entries only are faster than dense ones."""
+        if not isinstance(self.activation, SelectingActivation):
+            return False
+        n_components, n_columns = self.W_dec_MF.shape
+        return n_samples * n_components * n_columns > _MIN_SPARSE_PRODUCT
 
-    def _loss_of_codes(
+    def loss(
         self,
         x_BF: Tensor,
-        codes_BM: Tensor,
-        residual_BF: Tensor,
+        codes_BM: Tensor | None,
+        recon_BF: Tensor,
         strengths: LossStrengths,
     ) -> BatchLoss:
-        fvu = (self._squared_norm_BL(residual_BF).mean(dim=0) / self.variance_L).sum()
-        total, interaction, infidelity = fvu, fvu.new_zeros(()), fvu.new_zeros(())
-        if strengths.lam > 0 or strengths.lam_fidelity > 0:
-            losses = interaction_losses(
-                codes_BM,
-                self.W_dec_MF,
-                x_BF,
-                self.mlps,
-                n_dominant=strengths.n_dominant,
-                with_infidelity=strengths.lam_fidelity > 0,
-            )
-            interaction, infidelity = losses.interaction, losses.infidelity
-            total = fvu + strengths.lam * interaction
-            total = total + strengths.lam_fidelity * infidelity
-        return BatchLoss(total, fvu, interaction, infidelity, codes_BM)
+        """Reconstruction and penalties; the codes serve the latter only."""
+        residual_L = self._squared_norm_BL(x_BF - recon_BF).mean(dim=0)
+        fvu = (residual_L / self.variance_L).sum()
+        if strengths.lam == strengths.lam_fidelity == 0:
+            zero = torch.zeros_like(fvu)
+            return BatchLoss(fvu, fvu, zero, zero)
+        assert codes_BM is not None
+        losses = interaction_losses(
+            codes_BM,
+            self.W_dec_MF,
+            x_BF,
+            self.mlps,
+            lam=strengths.lam,
+            lam_fidelity=strengths.lam_fidelity,
+            n_dominant=strengths.n_dominant,
+        )
+        total = fvu + losses.weighted
+        return BatchLoss(total, fvu, losses.interaction, losses.infidelity)
 
     def _aux_loss(
-        self, pre_BM: Tensor, residual_BF: Tensor, is_dead_M: Tensor, aux_k: int
+        self, x_BF: Tensor, residual_BF: Tensor, is_dead_M: Tensor, aux_k: int
     ) -> Tensor:
         """Share of the residual that the strongest dead features leave unexplained.
 
         Their *pre*-activations serve as codes: after the activation those of a
         dead feature are zero and so is their gradient.
         """
-        dead_pre_BM = pre_BM[:, is_dead_M]
-        kept_BK, features_BK = dead_pre_BM.topk(min(aux_k, dead_pre_BM.shape[1]), dim=1)
-        aux_codes_BM = torch.zeros_like(dead_pre_BM).scatter(1, features_BK, kept_BK)
-        left_BF = residual_BF - aux_codes_BM @ self.W_dec_MF[is_dead_M]
+        W_enc_MF, b_enc_M = self.W_enc_MF[is_dead_M], self.b_enc_M[is_dead_M]
+        pre_BM = torch.addmm(b_enc_M, x_BF, W_enc_MF.T)
+        kept_BK, features_BK = pre_BM.topk(min(aux_k, pre_BM.shape[1]), dim=1)
+        codes_BM = torch.zeros_like(pre_BM).scatter(1, features_BK, kept_BK)
+        left_BF = residual_BF - codes_BM @ self.W_dec_MF[is_dead_M]
         left_L = self._squared_norm_BL(left_BF).mean(dim=0)
         residual_L = self._squared_norm_BL(residual_BF).mean(dim=0)
         tiny = torch.finfo(residual_L.dtype).tiny
-        counts_L = torch.isfinite(self.variance_L)
-        return (left_L / residual_L.clamp(min=tiny))[counts_L].sum()
+        varies_L = torch.isfinite(self.variance_L)
+        return (left_L / residual_L.clamp(min=tiny))[varies_L].sum()
 
     def _squared_norm_BL(self, rows_BF: Tensor) -> Tensor:
         return rows_BF.view(len(rows_BF), len(self.variance_L), -1).square().sum(dim=2)

@@ -157,15 +157,15 @@ class Trainer:
         for i_batch, batch in enumerate(np.array_split(order, n_batches)):
             rate = self._schedule.rate(self._i_pass, i_batch, n_batches)
             x_BF = load(rows[batch])
-            terms, codes_BM = self._step(x_BF, rate)
+            terms, is_active_M = self._step(x_BF, rate)
             sums += terms
-            was_active_M |= (codes_BM > 0).any(dim=0)
+            was_active_M |= is_active_M
             on_step()
         if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
             raise DivergenceError
         self._i_pass += 1
         values = (sums / n_batches).tolist()
-        values += [float((~was_active_M).sum()), self._dominant_share(codes_BM)]
+        values += [float((~was_active_M).sum()), self._dominant_share(x_BF)]
         return dict(zip(PASS_METRICS, values, strict=True))
 
     def _step(self, x_BF: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
@@ -174,7 +174,8 @@ class Trainer:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
         is_dead_M = self._steps_since_active_M >= _DEAD_AFTER_STEPS
-        loss = model.training_loss(x_BF, self._strengths, is_dead_M)
+        batch = model.training_loss(x_BF, self._strengths, is_dead_M)
+        loss = batch.loss
         loss.total.backward()
         model.remove_radial_gradient()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
@@ -183,16 +184,16 @@ class Trainer:
         optimizer.step()
         model.normalize_decoder()
 
-        codes_BM = loss.codes_BM.detach()
-        is_active_BM = codes_BM > 0
+        is_active_M = batch.n_active_M > 0
         self._steps_since_active_M += 1
-        self._steps_since_active_M[is_active_BM.any(dim=0)] = 0
-        n_active = is_active_BM.sum() / len(codes_BM)
+        self._steps_since_active_M.masked_fill_(is_active_M, 0)
+        n_active = batch.n_active_M.sum() / len(x_BF)
         terms = [loss.total, loss.fvu, loss.interaction, loss.infidelity, n_active]
-        return torch.stack([term.detach().double() for term in terms]), codes_BM
+        return torch.stack([term.detach().double() for term in terms]), is_active_M
 
     @torch.no_grad()
-    def _dominant_share(self, codes_BM: Tensor) -> float:
+    def _dominant_share(self, x_BF: Tensor) -> float:
+        codes_BM = self._model.codes(x_BF)
         total = count = 0.0
         for mlp in self._model.mlps:
             M_MN = mlp.neuron_inputs(self._model.W_dec_MF)
