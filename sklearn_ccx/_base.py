@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -84,6 +85,7 @@ class BaseInteractionCoder(
         "warm_start": ["boolean"],
         "device": [str, torch.device],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "sparse_output": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -110,6 +112,7 @@ class BaseInteractionCoder(
     warm_start: bool
     device: str | torch.device
     dtype: str
+    sparse_output: bool
     random_state: int | np.random.RandomState | None
     verbose: int | bool
 
@@ -221,7 +224,7 @@ class BaseInteractionCoder(
         self._training_state = run.get_state()
         return self
 
-    def transform(self, X: npt.ArrayLike) -> FloatArray:
+    def transform(self, X: npt.ArrayLike) -> FloatArray | sparse.csr_array:
         """Encode activations as sparse, non-negative codes.
 
         The code of a row does not depend on the rows beside it.
@@ -233,8 +236,9 @@ class BaseInteractionCoder(
 
         Returns
         -------
-        codes : ndarray of shape (n_samples, n_components)
-            How strongly each feature is active, 0 where it is not.
+        codes : {ndarray, csr_array} of shape (n_samples, n_components)
+            How strongly each feature is active, 0 where it is not. A csr_array with
+            ``sparse_output=True``.
 
         Raises
         ------
@@ -245,9 +249,14 @@ class BaseInteractionCoder(
         """
         check_is_fitted(self)
         X = self._validate_activations(X)
+        batches = (codes_BM.cpu().numpy() for _, codes_BM in self._encode_batches(X))
+        if self.sparse_output:
+            return sparse.vstack(list(map(sparse.csr_array, batches)), format="csr")
         codes = np.empty((len(X), len(self.components_)), dtype=self._output_dtype(X))
-        for batch, codes_BM in self._encode_batches(X):
-            codes[batch] = codes_BM.cpu().numpy()
+        start = 0
+        for batch in batches:
+            codes[start : start + len(batch)] = batch
+            start += len(batch)
         return codes
 
     def inverse_transform(self, X: Any) -> FloatArray:

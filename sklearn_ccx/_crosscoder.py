@@ -136,6 +136,10 @@ class InteractionCrosscoder(BaseInteractionCoder):
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision of the computation and of the fitted arrays. "auto" is that of X.
 
+    sparse_output : bool, default=False
+        Whether ``transform`` returns a :class:`scipy.sparse.csr_array`, of which the
+        memory grows with the active features instead of `n_components`.
+
     random_state : int, RandomState instance or None, default=None
         Determines the initial weights and the order of the data. Pass an int for
         results that are reproducible across calls; on one machine's CPU the fitted
@@ -277,6 +281,7 @@ class InteractionCrosscoder(BaseInteractionCoder):
         warm_start: bool = False,
         device: str | torch.device = "auto",
         dtype: str = "auto",
+        sparse_output: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int | bool = 0,
     ) -> None:
@@ -302,6 +307,7 @@ class InteractionCrosscoder(BaseInteractionCoder):
         self.warm_start = warm_start
         self.device = device
         self.dtype = dtype
+        self.sparse_output = sparse_output
         self.random_state = random_state
         self.verbose = verbose
 
@@ -442,6 +448,10 @@ class InteractionSAE(BaseInteractionCoder):
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision of the computation and of the fitted arrays. "auto" is that of X.
 
+    sparse_output : bool, default=False
+        Whether ``transform`` returns a :class:`scipy.sparse.csr_array`, of which the
+        memory grows with the active features instead of `n_components`.
+
     random_state : int, RandomState instance or None, default=None
         Determines the initial weights and the order of the data. Pass an int for
         results that are reproducible across calls; on one machine's CPU the fitted
@@ -580,6 +590,7 @@ class InteractionSAE(BaseInteractionCoder):
         warm_start: bool = False,
         device: str | torch.device = "auto",
         dtype: str = "auto",
+        sparse_output: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int | bool = 0,
     ) -> None:
@@ -604,6 +615,7 @@ class InteractionSAE(BaseInteractionCoder):
         self.warm_start = warm_start
         self.device = device
         self.dtype = dtype
+        self.sparse_output = sparse_output
         self.random_state = random_state
         self.verbose = verbose
 

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import sparse
 
 from ._base import BaseInteractionCoder
 from ._engine._frozen_mlp import FrozenMLP
 from ._engine._interaction_loss import dominant_share_sum, interaction_bound
+from ._engine._kernels import kernels_for
 from ._neurons import MLPs, NeuronBatch, NeuronReader, check_n_dominant
 
 
@@ -251,21 +251,12 @@ def interaction_matrix(
 def _pair_sums(batch: NeuronBatch, mlp: FrozenMLP) -> sparse.csr_array:
     """Sum over the samples of a batch of the interaction of each pair."""
     codes_BM = batch.codes_BM
-    n_samples, n_components = codes_BM.shape
-    # S slots hold each sample's active features, filled up with inactive ones.
+    n_components = codes_BM.shape[1]
     n_slots = int((codes_BM > 0).sum(dim=1).max())
     values_BS, features_BS = codes_BM.topk(n_slots, dim=1)
-    slots_BS = torch.arange(n_slots, device=codes_BM.device).expand(n_samples, -1)
-    slot_BM = torch.zeros_like(codes_BM, dtype=torch.int64)
-    slot_BM.scatter_(1, features_BS, slots_BS)
-    dominant_slot_BN = slot_BM.gather(1, batch.index_RBN[0].clamp(min=0))
-
-    weighted_MN = batch.M_MN.abs() * mlp.output_norm_N
-    pairs_BSS = weighted_MN.new_zeros((n_samples, n_slots, n_slots))
-    for slot in range(n_slots):
-        sent_BN = weighted_MN[features_BS[:, slot]] * values_BS[:, slot, None]
-        pairs_BSS[:, :, slot].scatter_add_(1, dominant_slot_BN, sent_BN)
-
+    pairs_BSS = kernels_for(codes_BM.device).pair_sums(
+        features_BS, values_BS, batch.M_MN, mlp.output_norm_N, batch.index_RBN[0]
+    )
     dominant_BSS = features_BS[:, :, None].expand_as(pairs_BSS)
     other_BSS = features_BS[:, None, :].expand_as(pairs_BSS)
     interacts_BSS = (pairs_BSS != 0) & (dominant_BSS != other_BSS)

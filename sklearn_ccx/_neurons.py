@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted, check_scalar
 from torch import Tensor
 
 from ._base import BaseInteractionCoder
-from ._engine._dominance import dominant_contributions, dominant_features
+from ._engine._dominance import dominant_contributions
 from ._engine._frozen_mlp import FrozenMLP
+from ._engine._kernels import kernels_for
 from ._engine._tensors import to_tensor, torch_dtype
 from ._mlp_weights import MLPWeights
 from ._site_mlps import check_mlps, freeze_mlps
@@ -37,15 +39,17 @@ class NeuronBatch:
         What one unit of each feature writes to each neuron.
     index_RBN : Tensor of shape (R, B, N)
         Dominant features, -1 for none.
-    dominant_RBN : Tensor of shape (R, B, N)
-        Their contributions.
     """
 
     rows: slice
     codes_BM: Tensor
     M_MN: Tensor
     index_RBN: Tensor
-    dominant_RBN: Tensor
+
+    @cached_property
+    def dominant_RBN(self) -> Tensor:
+        """Contributions of the dominant features, (R, B, N)."""
+        return dominant_contributions(self.codes_BM, self.M_MN, self.index_RBN)
 
 
 class NeuronReader:
@@ -129,11 +133,11 @@ class NeuronReader:
         """The samples at the neurons of one MLP."""
         components_MF = self.tensor(self._estimator.components_)
         M_MN = self.mlps[mlp_index].neuron_inputs(components_MF)
+        kernels = kernels_for(self._device)
         encoded = self._estimator._encode_batches(self.X, self._batch_size)
         for rows, codes_BM in encoded:
-            index_RBN = dominant_features(codes_BM, M_MN, n_dominant)
-            dominant_RBN = dominant_contributions(codes_BM, M_MN, index_RBN)
-            yield NeuronBatch(rows, codes_BM, M_MN, index_RBN, dominant_RBN)
+            index_RBN = kernels.dominant_features(codes_BM, M_MN, n_dominant)
+            yield NeuronBatch(rows, codes_BM, M_MN, index_RBN)
 
 
 def check_n_dominant(n_dominant: int | None, estimator: BaseInteractionCoder) -> int:

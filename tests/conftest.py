@@ -35,6 +35,14 @@ def digits():
     }
 
 
+@pytest.fixture(params=["torch", "numba"])
+def kernels(request, monkeypatch):
+    """Every implementation of the kernels that is installed."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    monkeypatch.setenv("SKLEARN_CCX_KERNELS", request.param)
+
+
 @pytest.fixture
 def acts():
     """Activations at 3 sites of width 6, sparse sums of 10 directions, float64."""

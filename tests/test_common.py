@@ -11,6 +11,7 @@ from sklearn_ccx import InteractionCrosscoder, InteractionSAE
         InteractionCrosscoder(max_iter=3),
         InteractionCrosscoder(max_iter=3, early_stopping=True, n_dominant=2),
         InteractionSAE(max_iter=3),
+        InteractionSAE(max_iter=3, sparse_output=True),
         InteractionSAE(max_iter=3, activation="topk", k=2, lam_fidelity=0.5),
         InteractionSAE(max_iter=3, activation="relu", center=False),
         InteractionSAE(max_iter=3, activation="jumprelu", k=2, normalize=False),

@@ -11,8 +11,9 @@ import pytest
 import torch
 from conftest import make_mlp
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 from sklearn.base import clone
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -151,6 +152,18 @@ def test_data_frames_in_and_out(acts, library):
     assert_array_equal(sae.feature_names_in_, names)
     sae.set_output(transform="default")
     assert_array_equal(out.to_numpy(), sae.transform(frame))
+
+
+def test_sparse_output_has_the_same_codes(acts, monkeypatch):
+    ccx = crosscoder(max_iter=20).fit(acts)
+    dense = ccx.transform(acts)
+    monkeypatch.setattr("sklearn_ccx._base._INFERENCE_BYTES", 8 * 42 * 7)  # 7 rows
+    codes = ccx.set_params(sparse_output=True).transform(acts)
+    assert isinstance(codes, sparse.csr_array)
+    assert_allclose(codes.toarray(), dense, atol=1e-12)
+    assert codes.nnz == (dense > 0).sum()
+    assert_allclose(ccx.inverse_transform(codes), ccx.inverse_transform(dense))
+    assert make_pipeline(ccx, TruncatedSVD(2)).fit_transform(acts).shape == (120, 2)
 
 
 def test_set_output_with_three_dimensional_input(acts):

@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import pytest
 from conftest import make_mlp
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import sparse
@@ -20,6 +20,8 @@ from sklearn_ccx import (
     interaction_matrix,
     interaction_scores,
 )
+
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 @pytest.fixture
@@ -67,7 +69,11 @@ def test_matrix_equals_the_loop(fitted, acts, mlps, batch_size):
     n_neurons=st.integers(1, 6),
     activation=st.sampled_from(["relu", "gelu"]),
 )
-@settings(deadline=None, max_examples=40)
+@settings(
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_matrix_sums_to_the_mean_score(
     seed, n_samples, n_components, k, n_neurons, activation
 ):

@@ -23,11 +23,7 @@ FIDELITY = {"lam": 0, "lam_fidelity": 1}
 FLOAT64_ON_CPU = {"dtype": torch.float64, "device": torch.device("cpu")}
 
 
-@pytest.fixture(params=["torch", "numba"], autouse=True)
-def kernels(request, monkeypatch):
-    if request.param == "numba":
-        pytest.importorskip("numba")
-    monkeypatch.setenv("SKLEARN_CCX_KERNELS", request.param)
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 @st.composite

@@ -56,7 +56,7 @@ class CodeActivation(ABC):
 
 def keep_above(pre_BM: Tensor, threshold: float | Tensor) -> Tensor:
     """Pre-activations above the threshold, 0 elsewhere."""
-    return pre_BM * (pre_BM > threshold)
+    return pre_BM.masked_fill(pre_BM <= threshold, 0.0)
 
 
 def keep_largest(pre_BM: Tensor, k: int) -> Tensor:

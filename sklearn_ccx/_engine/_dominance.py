@@ -113,3 +113,43 @@ def add_dominant_gradients(
         index_BN = index_BN.clamp(min=0)
         grad_codes_BM.scatter_add_(1, index_BN, grad_BN * M_MN.gather(0, index_BN))
         grad_M_MN.scatter_add_(0, index_BN, grad_BN * codes_BM.gather(1, index_BN))
+
+
+def pair_sums(
+    features_BS: Tensor,
+    values_BS: Tensor,
+    M_MN: Tensor,
+    output_norm_N: Tensor,
+    index_BN: Tensor,
+) -> Tensor:
+    """Sum what each active feature sends to the neurons that each one dominates.
+
+    Parameters
+    ----------
+    features_BS, values_BS : Tensor of shape (B, S)
+        Active features of each sample and their codes, in S slots; unused slots hold
+        other features with code 0.
+    M_MN : Tensor of shape (M, N)
+        What one unit of each feature writes to each neuron.
+    output_norm_N : Tensor of shape (N,)
+        Weights of the neurons.
+    index_BN : Tensor of shape (B, N)
+        Dominant features, -1 for none.
+
+    Returns
+    -------
+    Tensor of shape (B, S, S)
+        First the slot of the dominant feature, then that of the other.
+    """
+    n_samples, n_slots = features_BS.shape
+    slots_BS = torch.arange(n_slots, device=M_MN.device).expand(n_samples, -1)
+    slot_BM = features_BS.new_zeros((n_samples, len(M_MN)))
+    slot_BM.scatter_(1, features_BS, slots_BS)
+    # Where no feature is dominant nothing is sent, so that any slot will do.
+    dominant_slot_BN = slot_BM.gather(1, index_BN.clamp(min=0))
+    weighted_MN = M_MN.abs() * output_norm_N
+    sums_BSS = weighted_MN.new_zeros((n_samples, n_slots, n_slots))
+    for slot in range(n_slots):
+        sent_BN = weighted_MN[features_BS[:, slot]] * values_BS[:, slot, None]
+        sums_BSS[:, :, slot].scatter_add_(1, dominant_slot_BN, sent_BN)
+    return sums_BSS

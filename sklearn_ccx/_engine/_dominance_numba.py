@@ -62,6 +62,27 @@ def add_dominant_gradients(
     )
 
 
+def pair_sums(
+    features_BS: Tensor,
+    values_BS: Tensor,
+    M_MN: Tensor,
+    output_norm_N: Tensor,
+    index_BN: Tensor,
+) -> Tensor:
+    """Sum over neurons as in :func:`._dominance.pair_sums`."""
+    features, values, index = map(_array, (features_BS, values_BS, index_BN))
+    M, output_norm = _array(M_MN), _array(output_norm_N)
+    n_samples, n_slots = features.shape
+    sums = np.zeros((n_samples, n_slots, n_slots), dtype=M.dtype)
+    _over_slices(
+        n_samples,
+        lambda start, stop: _pair_sums(
+            features, values, M, output_norm, index, sums, start, stop
+        ),
+    )
+    return torch.from_numpy(sums)
+
+
 def _array(tensor: Tensor) -> npt.NDArray[Any]:
     return tensor.detach().contiguous().numpy()
 
@@ -149,3 +170,26 @@ def _to_M(codes, index, grad, grad_M, start, stop):  # type: ignore[no-untyped-d
                 h = index[rank, b, n]
                 if h >= 0:
                     grad_M[h, n] += grad[rank, b, n] * codes[b, h]
+
+
+@numba.njit(nogil=True, cache=True)
+def _pair_sums(  # type: ignore[no-untyped-def]
+    features, values, M, output_norm, index, sums, start, stop
+):
+    n_slots, n_neurons = features.shape[1], M.shape[1]
+    slot_of = np.zeros(len(M), dtype=np.int32)
+    dominant = np.empty(n_neurons, dtype=np.int32)
+    for b in range(start, stop):
+        for slot in range(n_slots):
+            slot_of[features[b, slot]] = slot
+        for n in range(n_neurons):
+            dominant[n] = slot_of[index[b, n]] if index[b, n] >= 0 else 0
+        for slot in range(n_slots):
+            code = values[b, slot]
+            if code > 0:
+                h = features[b, slot]
+                for n in range(n_neurons):
+                    sent = output_norm[n] * abs(M[h, n])
+                    sums[b, dominant[n], slot] += sent
+                for other in range(n_slots):
+                    sums[b, other, slot] *= code

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ._dominance import dominant_contributions, dominant_features
+from ._dominance import dominant_contributions
 from ._interaction_loss import dominant_share_sum
+from ._kernels import kernels_for
 from ._model import CrosscoderModel, LossStrengths
 from ._tensors import to_numpy
 
@@ -194,10 +195,13 @@ class Trainer:
     @torch.no_grad()
     def _dominant_share(self, x_BF: Tensor) -> float:
         codes_BM = self._model.codes(x_BF)
+        kernels = kernels_for(codes_BM.device)
         total = count = 0.0
         for mlp in self._model.mlps:
             M_MN = mlp.neuron_inputs(self._model.W_dec_MF)
-            index_RBN = dominant_features(codes_BM, M_MN, self._strengths.n_dominant)
+            index_RBN = kernels.dominant_features(
+                codes_BM, M_MN, self._strengths.n_dominant
+            )
             dominant_RBN = dominant_contributions(codes_BM, M_MN, index_RBN)
             share_sum, n_reached = dominant_share_sum(codes_BM, M_MN, dominant_RBN)
             total, count = total + float(share_sum), count + float(n_reached)
