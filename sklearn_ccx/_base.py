@@ -27,7 +27,7 @@ from ._engine._site_scaling import is_constant
 from ._engine._tensors import to_numpy, to_tensor, torch_dtype
 from ._mlp_weights import MLPWeights
 from ._site_mlps import check_mlps
-from ._training_run import FittedWeights, TrainingRun, spread
+from ._training_run import FittedWeights, TrainingRun
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -443,7 +443,7 @@ class BaseInteractionCoder(
         layout: dict[str, Any],
     ) -> None:
         """Set the fitted attributes, in the user's units."""
-        evaluation = run.evaluate(spread(rows))
+        evaluation = run.evaluate(rows)
         if "n_features_in_" in layout:
             for name in _NOT_IN_EVERY_FIT:
                 self.__dict__.pop(name, None)

@@ -22,7 +22,7 @@ from ._engine._code_activation import (
     fitting_code_scale,
     initial_threshold,
 )
-from ._engine._evaluation import Evaluation, evaluate
+from ._engine._evaluation import Evaluation, evaluate, mean_loss
 from ._engine._frozen_mlp import FrozenMLP, measure_data_scale
 from ._engine._model import CrosscoderModel, LossStrengths
 from ._engine._site_scaling import SiteScaling, measure_sites
@@ -36,14 +36,15 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.int64]
 
-# Rows on which quantities that only scale or describe the fit are measured.
-_MAX_MEASURED_ROWS = 16_384
+# Rows on which the MLPs' scales and the fitted model are measured.
+_MAX_MEASURED_ROWS = 4096
+_MAX_EVALUATED_ROWS = 16_384
 
 # Features for each column of one site when n_components is None.
 _DEFAULT_EXPANSION = 4
 
 
-def spread(rows: Rows, n_kept: int = _MAX_MEASURED_ROWS) -> Rows:
+def spread(rows: Rows, n_kept: int) -> Rows:
     """At most ``n_kept`` of the rows, evenly spaced."""
     n_kept = min(len(rows), n_kept)
     return rows[np.linspace(0, len(rows) - 1, n_kept).astype(np.int64)]
@@ -202,7 +203,7 @@ class TrainingRun:
             "scaling": scaling,
             "n_passes": n_passes,
             "batch_threshold": float(threshold_M.mean()) or None,
-            **_measure(data, mlps, spread(rows), scaling, estimator.batch_size),
+            **_measure(data, mlps, rows, scaling, estimator.batch_size),
         }
         return cls(estimator, data, mlps, weights, constants, generator)
 
@@ -223,9 +224,9 @@ class TrainingRun:
         return {"constants": self._constants, "trainer": self._trainer.get_state()}
 
     def evaluate(self, rows: Rows) -> Evaluation:
-        """Evaluate the model, codes taken as at inference."""
-        batches = self._data.batches(rows, self._estimator.batch_size)
-        return evaluate(self.model, batches, self._strengths)
+        """Evaluate the model on at most ``_MAX_EVALUATED_ROWS`` of the rows."""
+        rows = spread(rows, _MAX_EVALUATED_ROWS)
+        return evaluate(self.model, self._batches(rows))
 
     def train(
         self, rows: Rows, validation_rows: Rows | None, n_passes: int
@@ -262,13 +263,17 @@ class TrainingRun:
                     share=f"{metrics['dominant_share']:.2f}",
                 )
                 if validation_rows is not None:
-                    loss = self.evaluate(validation_rows).loss
+                    batches = self._batches(validation_rows)
+                    loss = mean_loss(self.model, batches, self._strengths)
                     self.validation_losses.append(loss)
                     if stopping.should_stop(loss, trainer.get_weights):
                         break
         if stopping.best_weights is not None:
             trainer.set_weights(stopping.best_weights)
         return {name: np.array(values) for name, values in history.items()}
+
+    def _batches(self, rows: Rows) -> Iterator[Tensor]:
+        return self._data.batches(rows, self._estimator.batch_size)
 
     def _new_activation(self, parameters: Sequence[Tensor]) -> CodeActivation:
         estimator = self._estimator
@@ -316,14 +321,10 @@ def _in_training_units(
     dtype, device = estimator._output_dtype(X), estimator._torch_device()
     n_sites = len(scaling.scale_L)
     mlps = check_mlps(estimator.mlp, n_sites, X.shape[1] // n_sites)
-    sites = range(n_sites) if mlps is None else [mlp.site for mlp in mlps]
     frozen = freeze_mlps(
         mlps, scaling.offset_F, n_sites, dtype=torch_dtype(dtype), device=device
     )
-    scaled = [
-        mlp.in_training_units(float(scaling.scale_L[site]))
-        for mlp, site in zip(frozen, sites, strict=True)
-    ]
+    scaled = [mlp.in_training_units(float(scaling.scale_L[mlp.site])) for mlp in frozen]
     return TrainingData(X, scaling, dtype, device), scaled
 
 
@@ -335,9 +336,13 @@ def _measure(
     batch_size: int,
 ) -> dict[str, Any]:
     """Constants that make the loss terms dimensionless."""
+    rows = spread(rows, _MAX_MEASURED_ROWS)
     mean_F = data.tensor((scaling.mean_F - scaling.offset_F) * scaling.scale_F)
     mlp_scales = [
-        measure_data_scale(mlp, data.batches(rows, batch_size), mean_F) for mlp in mlps
+        (math.inf, math.inf)  # what a constant site sends is rounding
+        if scaling.is_constant_L[mlp.site]
+        else measure_data_scale(mlp, data.batches(rows, batch_size), mean_F)
+        for mlp in mlps
     ]
     norms_B = [
         torch.linalg.vector_norm(x_BF, dim=1) for x_BF in data.batches(rows, batch_size)

@@ -272,6 +272,11 @@ def test_mlp_at_a_site_without_variance_does_no_harm(acts):
         ccx.set_params(max_iter=100).fit(acts)
     assert np.isfinite(ccx.loss_curve_).all()
     assert ccx.score(acts) > 0.5
+    alone = clone(ccx).set_params(mlp=mlp[1])
+    with pytest.warns(UserWarning, match="do not vary"):
+        alone.fit(acts)
+    for name in ("interaction", "infidelity"):
+        np.testing.assert_allclose(alone.history_[name], ccx.history_[name])
 
 
 def test_verbose_shows_progress(acts, capsys):

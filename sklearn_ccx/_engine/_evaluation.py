@@ -18,8 +18,6 @@ class Evaluation:
 
     Parameters
     ----------
-    loss : float
-        Reconstruction and penalties.
     site_fvu : ndarray of shape (L,)
         Fraction of variance unexplained at each site; NaN at constant sites.
     site_norm_ratio : ndarray of shape (L,)
@@ -29,19 +27,15 @@ class Evaluation:
         Share of the samples on which each feature is active.
     """
 
-    loss: float
     site_fvu: npt.NDArray[np.float64]
     site_norm_ratio: npt.NDArray[np.float64]
     activation_frequency: npt.NDArray[np.float64]
 
 
 @torch.no_grad()
-def evaluate(
-    model: CrosscoderModel, batches: Iterable[Tensor], strengths: LossStrengths
-) -> Evaluation:
+def evaluate(model: CrosscoderModel, batches: Iterable[Tensor]) -> Evaluation:
     """Evaluate a model on batches in training units."""
     n_samples = 0
-    loss = 0.0
     n_sites = len(model.variance_L)
     zeros = partial(model.b_enc_M.new_zeros, dtype=torch.float64)
     error_L, norm_L, recon_norm_L = zeros((3, n_sites))
@@ -50,7 +44,6 @@ def evaluate(
         codes_BM = model.codes(x_BF)
         recon_BF = codes_BM @ model.W_dec_MF
         n_samples += len(x_BF)
-        loss += len(x_BF) * float(model.loss(x_BF, codes_BM, recon_BF, strengths).total)
         n_active_M += (codes_BM > 0).sum(dim=0)
         x_BLD = x_BF.view(len(x_BF), n_sites, -1)
         recon_BLD = recon_BF.view_as(x_BLD)
@@ -63,8 +56,22 @@ def evaluate(
     ratio_L = recon_norm_L / norm_L
     site_fvu_L[~varies_L] = ratio_L[~varies_L] = torch.nan
     return Evaluation(
-        loss=loss / n_samples,
         site_fvu=site_fvu_L.cpu().numpy(),
         site_norm_ratio=ratio_L.cpu().numpy(),
         activation_frequency=(n_active_M / n_samples).cpu().numpy(),
     )
+
+
+@torch.no_grad()
+def mean_loss(
+    model: CrosscoderModel, batches: Iterable[Tensor], strengths: LossStrengths
+) -> float:
+    """Mean loss of batches in training units, penalties included."""
+    n_samples, total = 0, 0.0
+    for x_BF in batches:
+        codes_BM = model.codes(x_BF)
+        recon_BF = codes_BM @ model.W_dec_MF
+        loss = model.loss(x_BF, codes_BM, recon_BF, strengths)
+        n_samples += len(x_BF)
+        total += len(x_BF) * float(loss.total)
+    return total / n_samples
