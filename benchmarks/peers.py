@@ -27,7 +27,8 @@ def sae_lens_step(x_BF: Tensor, n_features: int, k: int, activation: str) -> Ste
     from sae_lens.config import SAETrainerConfig
 
     sizes = {"d_in": x_BF.shape[1], "d_sae": n_features, "k": k}
-    if activation == "TopK":  # the faster of its settings; on CPUs it needs the other
+    if activation == "TopK":
+        # Its fastest settings; on a CPU, sparse codes fail with the default rescaling.
         config = sae_lens.TopKTrainingSAEConfig(
             **sizes, use_sparse_activations=True, rescale_acts_by_decoder_norm=False
         )
