@@ -44,6 +44,8 @@ def test_numba_agrees_with_torch(n_threads, dtype, monkeypatch):
     numba_kernels = pytest.importorskip("sklearn_ccx._engine._dominance_numba")
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
     generator = torch.Generator().manual_seed(0)
+    # In float32 the order of a sum shows.
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
 
     def normal(*shape):
         return torch.randn(shape, generator=generator, dtype=dtype)
@@ -61,7 +63,7 @@ def test_numba_agrees_with_torch(n_threads, dtype, monkeypatch):
             grads = torch.zeros_like(codes), torch.zeros_like(M)
             kernels.add_dominant_gradients(codes, M, index, grad, *grads)
             results.append(grads)
-        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(*results, **tolerance)
     outer = [
         k.sign_times_outer(M, codes.sum(0), norm) for k in (_dominance, numba_kernels)
     ]
@@ -71,7 +73,9 @@ def test_numba_agrees_with_torch(n_threads, dtype, monkeypatch):
         kernels.pair_sums(features, values, M, norm, index[0])
         for kernels in (_dominance, numba_kernels)
     ]
-    torch.testing.assert_close(*sums, rtol=1e-5, atol=1e-5)
+    if tolerance:
+        tolerance = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(*sums, **tolerance)
 
 
 def test_fits_agree_whatever_the_kernels(acts, monkeypatch):

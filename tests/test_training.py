@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE
-from sklearn_ccx._engine._code_activation import BatchTopK, JumpReLU
+from sklearn_ccx._engine._code_activation import BatchTopK, JumpReLU, TopK
 from sklearn_ccx._engine._model import CrosscoderModel, LossStrengths
 from sklearn_ccx._engine._training import Schedule, Trainer
 
@@ -240,6 +240,14 @@ def test_jumprelu_gradients_are_the_straight_through_estimates():
     # -theta K((pre - theta) / eps) / eps, times d theta / d log theta = theta.
     expected = torch.tensor([-0.5 * 0.5 * 5, -2.0 * 5, 0.0], dtype=torch.float64)
     torch.testing.assert_close(log_threshold.grad, expected)
+
+
+@pytest.mark.parametrize("activation", [BatchTopK(2, 0.5), BatchTopK(2), TopK(2)])
+def test_nan_is_selected_so_that_divergence_shows(activation):
+    pre = torch.tensor([[3.0, float("nan"), 1.0], [2.0, -1.0, 0.0]])
+    assert 1 in activation.select(pre).tolist()
+    codes, _ = activation.train_codes(pre)
+    assert codes.isnan().any()
 
 
 def test_batchtopk_keeps_k_times_the_batch_and_learns_the_smallest():

@@ -65,12 +65,20 @@ def keep_largest(pre_BM: Tensor, k: int) -> Tensor:
     return torch.zeros_like(pre_BM).scatter(1, features_BK, torch.relu(kept_BK))
 
 
+def _not_below(pre: Tensor, threshold: float) -> Tensor:
+    """Positions above the threshold, and those of NaN."""
+    return (pre <= threshold).logical_not_().nonzero().squeeze(1)
+
+
 class SelectingActivation(CodeActivation):
     """Keeps some positive pre-activations as they are."""
 
     @abstractmethod
     def select(self, pre_BM: Tensor) -> Tensor:
-        """Positions in the flattened batch that are kept in training, distinct."""
+        """Positions in the flattened batch that are kept in training, distinct.
+
+        NaN counts as the largest, so that a diverged training shows in its loss.
+        """
 
     def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, None]:
         pre = pre_BM.flatten()
@@ -99,9 +107,9 @@ class BatchTopK(SelectingActivation):
         n_kept = min(self._k * len(pre_BM), len(pre))
         # Sorting all is dear. The threshold tells which ones come into question; if
         # it has moved too far and they are too few, all do.
-        candidates = (pre > _CANDIDATE_SHARE * self.threshold).nonzero().squeeze(1)
+        candidates = _not_below(pre, _CANDIDATE_SHARE * self.threshold)
         if len(candidates) < n_kept and self.threshold > 0:
-            candidates = (pre > 0).nonzero().squeeze(1)
+            candidates = _not_below(pre, 0.0)
         kept, order = pre[candidates].topk(min(n_kept, len(candidates)), sorted=False)
         if len(kept):
             self._update_threshold(float(kept.min()))
@@ -133,7 +141,7 @@ class TopK(SelectingActivation):
         n_samples, n_components = pre_BM.shape
         kept_BK, features_BK = pre_BM.topk(self._k, dim=1)
         rows_B = torch.arange(n_samples, device=pre_BM.device) * n_components
-        return (rows_B.unsqueeze(1) + features_BK)[kept_BK > 0]
+        return (rows_B.unsqueeze(1) + features_BK)[~(kept_BK <= 0)]
 
     def codes(self, pre_BM: Tensor) -> Tensor:
         return keep_largest(pre_BM, self._k)

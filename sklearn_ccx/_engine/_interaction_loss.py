@@ -95,8 +95,8 @@ class _InteractionLoss(torch.autograd.Function):
         kernels = kernels_for(codes_BM.device)
         needs_gradient = any(ctx.needs_input_grad)
         if needs_gradient:
-            grad_codes_BM = torch.zeros(codes_BM.shape).to(codes_BM)
-            grad_W_MF = torch.zeros(W_dec_MF.shape).to(W_dec_MF)
+            grad_codes_BM = codes_BM.new_zeros(codes_BM.shape)
+            grad_W_MF = W_dec_MF.new_zeros(W_dec_MF.shape)
         n_samples, total_code_M = len(codes_BM), codes_BM.sum(dim=0)
         interaction, infidelity = x_BF.new_zeros(2)
         for mlp in mlps:
