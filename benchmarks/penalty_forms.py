@@ -16,6 +16,7 @@ from torch import Tensor
 from sklearn_ccx._engine._frozen_mlp import FrozenMLP
 from sklearn_ccx._engine._interaction_loss import interaction_losses
 from sklearn_ccx._engine._nonlinearity import NONLINEARITIES
+from sklearn_ccx._engine._sparse_codes import SparseCodes
 
 Form = Callable[["Problem"], tuple[Tensor, ...]]
 
@@ -112,7 +113,7 @@ def package(
     """The penalty as the estimators train on it."""
     os.environ["SKLEARN_CCX_KERNELS"] = kernels
     loss = interaction_losses(
-        problem.codes_BM,
+        SparseCodes.from_dense(problem.codes_BM),
         problem.W_dec_MF,
         problem.x_BF,
         problem.mlps,

@@ -11,8 +11,8 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from ._base import BaseInteractionCoder
-from ._engine._dominance import dominant_contributions
 from ._engine._frozen_mlp import measure_data_scale
+from ._engine._kernels import kernels_for
 from ._neurons import MLPs, NeuronBatch, NeuronReader
 
 FloatArray = npt.NDArray[np.floating]
@@ -231,7 +231,7 @@ def _kept_input(
         return batch.dominant_RBN[0]
     if scheme.startswith("keep_top_"):
         return batch.dominant_RBN[: _largest_rank(scheme)].sum(dim=0)
-    all_BN = batch.codes_BM @ batch.M_MN
+    all_BN = batch.codes.decode(batch.M_MN)
     if scheme == "drop_largest":
         return all_BN - batch.dominant_RBN[0]
     if scheme == "drop_second":
@@ -243,16 +243,14 @@ def _kept_input(
 
 def _random_contributions(batch: NeuronBatch, random: np.random.RandomState) -> Tensor:
     """Contribution of one random active feature to each neuron, (B, N)."""
-    codes_BM = batch.codes_BM
-    counts_B = (codes_BM > 0).sum(dim=1)
-    _, features_BS = codes_BM.topk(int(counts_B.max()), dim=1)
-    shape_BN = batch.dominant_RBN[0].shape
-    draws_BN = torch.from_numpy(random.random_sample(shape_BN)).to(codes_BM.device)
-    if features_BS.shape[1] == 0:
-        return torch.zeros_like(batch.dominant_RBN[0])
-    slots_BN = (draws_BN * counts_B[:, None]).long()
-    index_BN = features_BS.gather(1, slots_BN)
-    return dominant_contributions(codes_BM, batch.M_MN, index_BN[None])[0]
+    codes = batch.codes
+    shape_BN = batch.entry_RBN[0].shape
+    draws_BN = torch.from_numpy(random.random_sample(shape_BN)).to(batch.M_MN.device)
+    n_entries_B1 = codes.n_entries().unsqueeze(1)
+    slot_BN = (draws_BN * n_entries_B1).long()
+    entry_BN = (codes.first_entry_B.unsqueeze(1) + slot_BN).where(n_entries_B1 > 0, -1)
+    kernels = kernels_for(batch.M_MN.device)
+    return kernels.dominant_contributions(codes, batch.M_MN, entry_BN[None])[0]
 
 
 def _coefficients_of_determination(

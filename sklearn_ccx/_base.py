@@ -85,6 +85,7 @@ class BaseInteractionCoder(
         "warm_start": ["boolean"],
         "device": [str, torch.device],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "mixed_precision": ["boolean"],
         "sparse_output": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -112,6 +113,7 @@ class BaseInteractionCoder(
     warm_start: bool
     device: str | torch.device
     dtype: str
+    mixed_precision: bool
     sparse_output: bool
     random_state: int | np.random.RandomState | None
     verbose: int | bool
@@ -463,7 +465,9 @@ class BaseInteractionCoder(
         self.k_ = run.k
         threshold = model.activation.threshold
         self.threshold_: float | FloatArray = (
-            to_numpy(threshold) if isinstance(threshold, Tensor) else threshold
+            to_numpy(threshold)
+            if isinstance(threshold, Tensor) and threshold.ndim
+            else float(threshold)
         )
         by_site = W_dec_MF.reshape(len(W_dec_MF), self.n_sites_, -1)
         self.decoder_norms_ = np.linalg.norm(by_site, axis=2).astype(dtype)

@@ -136,6 +136,11 @@ class InteractionCrosscoder(BaseInteractionCoder):
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision of the computation and of the fitted arrays. "auto" is that of X.
 
+    mixed_precision : bool, default=False
+        Whether the matrix products of the training take bfloat16, which is faster on
+        a GPU. Weights, codes and sums stay float32; needs float32 activations or
+        ``dtype="float32"``.
+
     sparse_output : bool, default=False
         Whether ``transform`` returns a :class:`scipy.sparse.csr_array`, of which the
         memory grows with the active features instead of `n_components`.
@@ -281,6 +286,7 @@ class InteractionCrosscoder(BaseInteractionCoder):
         warm_start: bool = False,
         device: str | torch.device = "auto",
         dtype: str = "auto",
+        mixed_precision: bool = False,
         sparse_output: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int | bool = 0,
@@ -307,6 +313,7 @@ class InteractionCrosscoder(BaseInteractionCoder):
         self.warm_start = warm_start
         self.device = device
         self.dtype = dtype
+        self.mixed_precision = mixed_precision
         self.sparse_output = sparse_output
         self.random_state = random_state
         self.verbose = verbose
@@ -447,6 +454,11 @@ class InteractionSAE(BaseInteractionCoder):
 
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision of the computation and of the fitted arrays. "auto" is that of X.
+
+    mixed_precision : bool, default=False
+        Whether the matrix products of the training take bfloat16, which is faster on
+        a GPU. Weights, codes and sums stay float32; needs float32 activations or
+        ``dtype="float32"``.
 
     sparse_output : bool, default=False
         Whether ``transform`` returns a :class:`scipy.sparse.csr_array`, of which the
@@ -590,6 +602,7 @@ class InteractionSAE(BaseInteractionCoder):
         warm_start: bool = False,
         device: str | torch.device = "auto",
         dtype: str = "auto",
+        mixed_precision: bool = False,
         sparse_output: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int | bool = 0,
@@ -615,6 +628,7 @@ class InteractionSAE(BaseInteractionCoder):
         self.warm_start = warm_start
         self.device = device
         self.dtype = dtype
+        self.mixed_precision = mixed_precision
         self.sparse_output = sparse_output
         self.random_state = random_state
         self.verbose = verbose

@@ -4,12 +4,15 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import sparse
+from torch import Tensor
 
 from ._base import BaseInteractionCoder
 from ._engine._frozen_mlp import FrozenMLP
 from ._engine._interaction_loss import dominant_share_sum, interaction_bound
 from ._engine._kernels import kernels_for
+from ._engine._pair_accumulator import PairAccumulator
 from ._neurons import MLPs, NeuronBatch, NeuronReader, check_n_dominant
 
 
@@ -87,7 +90,7 @@ def interaction_scores(
     for index, frozen in enumerate(reader.mlps):
         for batch in reader.batches(index, n_dominant):
             bound_B = interaction_bound(
-                batch.codes_BM, batch.M_MN, batch.dominant_RBN, frozen.output_norm_N
+                batch.codes, batch.M_MN, batch.dominant_RBN, frozen.output_norm_N
             )
             bound_B = bound_B.clamp(min=0.0) * frozen.nonlinearity.lipschitz
             scores[batch.rows, index] = bound_B.cpu().numpy()
@@ -158,7 +161,7 @@ def dominant_share(
     for index in range(len(reader.mlps)):
         for batch in reader.batches(index, n_dominant):
             share_sum, n_reached = dominant_share_sum(
-                batch.codes_BM, batch.M_MN, batch.dominant_RBN
+                batch.codes, batch.M_MN, batch.dominant_RBN
             )
             total, count = total + float(share_sum), count + float(n_reached)
     return total / count if count else math.nan
@@ -237,41 +240,28 @@ def interaction_matrix(
         )
     reader = NeuronReader(estimator, X, mlp, batch_size)
     n_components = len(estimator.components_)
-    total = sparse.csr_array((n_components, n_components), dtype=np.float64)
+    sums = PairAccumulator(n_components, reader.device)
     for index, frozen in enumerate(reader.mlps):
         for batch in reader.batches(index, n_dominant=1):
-            total = total + _pair_sums(batch, frozen)
-    if normalize == "coactivation":
-        counts = _coactivation_counts(reader, n_components)
-        counts.data = 1.0 / counts.data
-        return total.multiply(counts).tocsr()
-    return total / len(reader.X)
+            sums.add(*_pair_sums(batch, frozen))
+    if normalize is None:
+        return sums.total() / len(reader.X)
+    counts = PairAccumulator(n_components, reader.device)
+    for codes in reader.codes():
+        rows_P, columns_P, _ = codes.pairs()
+        counts.add(rows_P, columns_P, torch.ones_like(rows_P))
+    n_both_active = counts.total()
+    n_both_active.data = 1.0 / n_both_active.data
+    return sums.total().multiply(n_both_active).tocsr()
 
 
-def _pair_sums(batch: NeuronBatch, mlp: FrozenMLP) -> sparse.csr_array:
-    """Sum over the samples of a batch of the interaction of each pair."""
-    codes_BM = batch.codes_BM
-    n_components = codes_BM.shape[1]
-    n_slots = int((codes_BM > 0).sum(dim=1).max())
-    values_BS, features_BS = codes_BM.topk(n_slots, dim=1)
-    pairs_BSS = kernels_for(codes_BM.device).pair_sums(
-        features_BS, values_BS, batch.M_MN, mlp.output_norm_N, batch.index_RBN[0]
+def _pair_sums(batch: NeuronBatch, mlp: FrozenMLP) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of features of each sample of a batch, and their interaction."""
+    kernels = kernels_for(batch.M_MN.device)
+    sums_BSS = kernels.pair_sums(
+        batch.codes, batch.M_MN, mlp.output_norm_N, batch.entry_RBN[0]
     )
-    dominant_BSS = features_BS[:, :, None].expand_as(pairs_BSS)
-    other_BSS = features_BS[:, None, :].expand_as(pairs_BSS)
-    interacts_BSS = (pairs_BSS != 0) & (dominant_BSS != other_BSS)
-    rows, columns, data = (
-        values[interacts_BSS].cpu().numpy()
-        for values in (dominant_BSS, other_BSS, pairs_BSS.double())
-    )
-    shape = (n_components, n_components)
-    return sparse.coo_array((data, (rows, columns)), shape=shape).tocsr()
-
-
-def _coactivation_counts(reader: NeuronReader, n_components: int) -> sparse.csr_array:
-    """Number of samples on which both features of a pair are active."""
-    counts = sparse.csr_array((n_components, n_components), dtype=np.float64)
-    for codes_BM in reader.codes():
-        is_active = sparse.csr_array((codes_BM > 0).cpu().numpy().astype(np.float64))
-        counts = counts + is_active.T @ is_active
-    return counts
+    dominant_P, other_P, slots_P = batch.codes.pairs()
+    values_P = sums_BSS.flatten()[slots_P]
+    interacts_P = (values_P != 0) & (dominant_P != other_P)
+    return dominant_P[interacts_P], other_P[interacts_P], values_P[interacts_P]

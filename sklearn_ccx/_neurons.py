@@ -12,9 +12,9 @@ from sklearn.utils.validation import check_is_fitted, check_scalar
 from torch import Tensor
 
 from ._base import BaseInteractionCoder
-from ._engine._dominance import dominant_contributions
 from ._engine._frozen_mlp import FrozenMLP
 from ._engine._kernels import kernels_for
+from ._engine._sparse_codes import SparseCodes
 from ._engine._tensors import to_tensor, torch_dtype
 from ._mlp_weights import MLPWeights
 from ._site_mlps import check_mlps, freeze_mlps
@@ -33,23 +33,24 @@ class NeuronBatch:
     ----------
     rows : slice
         Which samples.
-    codes_BM : Tensor of shape (B, M)
+    codes : SparseCodes
         Their codes.
     M_MN : Tensor of shape (M, N)
         What one unit of each feature writes to each neuron.
-    index_RBN : Tensor of shape (R, B, N)
-        Dominant features, -1 for none.
+    entry_RBN : Tensor of shape (R, B, N)
+        Dominant entries of the codes, -1 for none.
     """
 
     rows: slice
-    codes_BM: Tensor
+    codes: SparseCodes
     M_MN: Tensor
-    index_RBN: Tensor
+    entry_RBN: Tensor
 
     @cached_property
     def dominant_RBN(self) -> Tensor:
         """Contributions of the dominant features, (R, B, N)."""
-        return dominant_contributions(self.codes_BM, self.M_MN, self.index_RBN)
+        kernels = kernels_for(self.M_MN.device)
+        return kernels.dominant_contributions(self.codes, self.M_MN, self.entry_RBN)
 
 
 class NeuronReader:
@@ -74,6 +75,8 @@ class NeuronReader:
         The MLPs, None for identity neurons.
     mlps : list of FrozenMLP
         The same as tensors, in the user's units.
+    device : torch.device
+        Where they are.
     """
 
     def __init__(
@@ -99,23 +102,23 @@ class NeuronReader:
         mlp = estimator.mlp if mlp is None else mlp
         self.weights = check_mlps(mlp, n_sites, width)
         self._dtype = torch_dtype(estimator._output_dtype(self.X))
-        self._device = estimator._torch_device()
+        self.device = estimator._torch_device()
         self.mlps: list[FrozenMLP] = freeze_mlps(
             self.weights,
             estimator.intercept_,
             n_sites,
             dtype=self._dtype,
-            device=self._device,
+            device=self.device,
         )
 
     def tensor(self, array: npt.NDArray[Any]) -> Tensor:
         """Tensor in the precision and on the device of the computation."""
-        return to_tensor(array, self._dtype, self._device)
+        return to_tensor(array, self._dtype, self.device)
 
     def output_bias(self, mlp_index: int) -> Tensor:
         """Output bias of an MLP, (O,)."""
         if self.weights is None:
-            return torch.zeros((), dtype=self._dtype, device=self._device)
+            return torch.zeros((), dtype=self._dtype, device=self.device)
         return self.tensor(self.weights[mlp_index].b_out)
 
     def centred_batches(self) -> Iterator[Tensor]:
@@ -124,20 +127,21 @@ class NeuronReader:
         for start in range(0, len(self.X), self._batch_size):
             yield self.tensor(self.X[start : start + self._batch_size]) - intercept_F
 
-    def codes(self) -> Iterator[Tensor]:
-        """The samples' codes, (B, M)."""
+    def codes(self) -> Iterator[SparseCodes]:
+        """The samples' codes, batch by batch."""
         for _, codes_BM in self._estimator._encode_batches(self.X, self._batch_size):
-            yield codes_BM
+            yield SparseCodes.from_dense(codes_BM)
 
     def batches(self, mlp_index: int, n_dominant: int) -> Iterator[NeuronBatch]:
         """The samples at the neurons of one MLP."""
         components_MF = self.tensor(self._estimator.components_)
         M_MN = self.mlps[mlp_index].neuron_inputs(components_MF)
-        kernels = kernels_for(self._device)
+        kernels = kernels_for(self.device)
         encoded = self._estimator._encode_batches(self.X, self._batch_size)
         for rows, codes_BM in encoded:
-            index_RBN = kernels.dominant_features(codes_BM, M_MN, n_dominant)
-            yield NeuronBatch(rows, codes_BM, M_MN, index_RBN)
+            codes = SparseCodes.from_dense(codes_BM)
+            entry_RBN = kernels.dominant_entries(codes, M_MN, n_dominant)
+            yield NeuronBatch(rows, codes, M_MN, entry_RBN)
 
 
 def check_n_dominant(n_dominant: int | None, estimator: BaseInteractionCoder) -> int:

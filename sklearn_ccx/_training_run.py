@@ -159,7 +159,12 @@ class TrainingRun:
         )
         schedule = Schedule(float(estimator.learning_rate_init), constants["n_passes"])
         self._trainer = Trainer(
-            self.model, self._strengths, schedule, estimator.batch_size, generator
+            self.model,
+            self._strengths,
+            schedule,
+            estimator.batch_size,
+            generator,
+            mixed_precision=estimator.mixed_precision,
         )
         self.validation_losses: list[float] = []
 
@@ -324,6 +329,11 @@ def _in_training_units(
     frozen = freeze_mlps(
         mlps, scaling.offset_F, n_sites, dtype=torch_dtype(dtype), device=device
     )
+    if estimator.mixed_precision and dtype != np.float32:
+        raise ValueError(
+            "mixed_precision=True computes in bfloat16 and float32, but the activations "
+            'are float64; set dtype="float32" or mixed_precision=False.'
+        )
     scaled = [mlp.in_training_units(float(scaling.scale_L[mlp.site])) for mlp in frozen]
     return TrainingData(X, scaling, dtype, device), scaled
 

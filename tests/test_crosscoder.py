@@ -19,6 +19,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_sp
 from sklearn.pipeline import make_pipeline
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE, dominant_share
+from sklearn_ccx._engine._training import Trainer
 
 ACTIVATIONS = ["batchtopk", "topk", "relu", "jumprelu"]
 
@@ -266,3 +267,42 @@ def test_cuda_agrees_with_the_cpu(acts, mlps, activation):
     on_gpu = crosscoder(device="cuda", **kwargs).fit(acts)
     assert_allclose(on_gpu.components_, on_cpu.components_, atol=1e-6)
     assert_allclose(on_gpu.transform(acts), on_cpu.transform(acts), atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("activation", ["batchtopk", "topk"])
+def test_cuda_steps_do_not_wait_for_the_device(acts, mlps, activation, monkeypatch):
+    monkeypatch.setattr("sklearn_ccx._engine._model._MIN_SPARSE_PRODUCT", 0)
+    step = Trainer._step
+
+    def strict_step(*args):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Trainer, "_step", strict_step)
+    crosscoder(
+        device="cuda", activation=activation, mlp=mlps, lam=0.2, lam_fidelity=0.2
+    ).fit(acts)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_cuda_is_deterministic_on_request(acts, mlps, mixed_precision, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    acts = acts.astype(np.float32)
+    ccx = crosscoder(
+        device="cuda",
+        mlp=mlps,
+        lam=0.2,
+        lam_fidelity=0.2,
+        mixed_precision=mixed_precision,
+    )
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = clone(ccx).fit(acts), clone(ccx).fit(acts)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_array_equal(first.components_, second.components_)

@@ -20,6 +20,7 @@ from sklearn_ccx import (
     interaction_matrix,
     interaction_scores,
 )
+from sklearn_ccx._engine import _pair_accumulator
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -58,6 +59,21 @@ def test_matrix_equals_the_loop(fitted, acts, mlps, batch_size):
     )
     assert isinstance(A, sparse.csr_array)
     assert_allclose(A.toarray(), expected / len(acts), atol=1e-9)
+
+
+@pytest.mark.parametrize("normalize", [None, "coactivation"])
+@pytest.mark.parametrize("min_waiting", [1, 10_000])
+def test_matrix_of_many_features_is_summed_up_sparse(
+    fitted, acts, normalize, min_waiting, monkeypatch
+):
+    matrix = {"normalize": normalize, "batch_size": 7}
+    expected = interaction_matrix(fitted, acts, **matrix)
+    monkeypatch.setattr(_pair_accumulator, "_MAX_DENSE", 0)
+    monkeypatch.setattr(_pair_accumulator, "_MIN_WAITING", min_waiting)
+    monkeypatch.setattr("torch.zeros", None)  # no room for a dense matrix
+    A = interaction_matrix(fitted, acts, **matrix)
+    assert_allclose(A.toarray(), expected.toarray(), atol=1e-12)
+    assert A.nnz == expected.nnz
     assert not A.diagonal().any()
 
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklearn_ccx import MLPWeights
-from sklearn_ccx._engine._dominance import dominant_contributions
 from sklearn_ccx._engine._frozen_mlp import FrozenMLP
 from sklearn_ccx._engine._interaction_loss import interaction_losses
 from sklearn_ccx._engine._kernels import kernels_for
+from sklearn_ccx._engine._sparse_codes import SparseCodes
 from sklearn_ccx._site_mlps import freeze_mlps
 
 SETTINGS = {
@@ -78,7 +78,7 @@ def frozen(problem):
 
 def losses(problem, codes, W_dec, **kwargs):
     return interaction_losses(
-        codes,
+        SparseCodes.from_dense(codes),
         W_dec,
         torch.from_numpy(problem["x"]),
         frozen(problem),
@@ -88,8 +88,12 @@ def losses(problem, codes, W_dec, **kwargs):
 
 
 def dominant_features(codes, M, n_dominant):
+    """Features that dominate and what they contribute."""
     kernels = kernels_for(torch.device("cpu"))
-    return kernels.dominant_features(codes, M, n_dominant)
+    codes = SparseCodes.from_dense(codes)
+    entries = kernels.dominant_entries(codes, M, n_dominant)
+    features = codes.features_A[entries.clamp(min=0)].where(entries >= 0, -1)
+    return features, kernels.dominant_contributions(codes, M, entries)
 
 
 def with_gradient(array):
@@ -180,7 +184,12 @@ def test_gradcheck_where_smooth(activation, n_dominant, strengths):
 
     def weighted(codes, W_dec):
         return interaction_losses(
-            codes, W_dec, x, frozen_mlps, n_dominant=n_dominant, **strengths
+            SparseCodes.from_dense(codes),
+            W_dec,
+            x,
+            frozen_mlps,
+            n_dominant=n_dominant,
+            **strengths,
         ).weighted
 
     # All codes active and no two contributions alike: no kink within reach.
@@ -208,7 +217,7 @@ def test_rows_with_at_most_one_active_feature_do_not_interact():
     mlp = MLPWeights(rng.normal(size=(4, 6)), rng.normal(size=(6, 2)))
     W_dec = with_gradient(rng.normal(size=(4, 4)))
     values = interaction_losses(
-        torch.from_numpy(codes),
+        SparseCodes.from_dense(torch.from_numpy(codes)),
         W_dec,
         torch.zeros((3, 4), dtype=torch.float64),
         freeze_mlps([mlp], np.zeros(4), 1, **FLOAT64_ON_CPU),
@@ -224,15 +233,16 @@ def test_rows_with_at_most_one_active_feature_do_not_interact():
 def test_ties_go_to_the_first_feature_and_to_one_only():
     codes = torch.tensor([[0.0, 2.0, 1.0, 2.0]])
     M = torch.tensor([[9.0], [-1.0], [2.0], [1.0]])
-    index = dominant_features(codes, M, n_dominant=4)
-    assert index[:, 0, 0].tolist() == [1, 2, 3, -1]
-    assert dominant_contributions(codes, M, index)[:, 0, 0].tolist() == [-2, 2, 2, 0]
+    features, contributions = dominant_features(codes, M, n_dominant=4)
+    assert features[:, 0, 0].tolist() == [1, 2, 3, -1]
+    assert contributions[:, 0, 0].tolist() == [-2, 2, 2, 0]
 
 
 def test_a_neuron_that_receives_nothing_has_no_dominant_feature():
     codes = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
     M = torch.tensor([[0.0, 1.0], [0.0, 2.0]])
-    assert dominant_features(codes, M, 1)[0].tolist() == [[-1, 1], [-1, -1]]
+    features, _ = dominant_features(codes, M, 1)
+    assert features[0].tolist() == [[-1, 1], [-1, -1]]
 
 
 @pytest.mark.parametrize("n_mlps", [1, 4, 6, 12])
@@ -246,7 +256,7 @@ def test_every_mlp_sends_a_gradient(n_mlps, strengths):
     codes = with_gradient(rng.exponential(size=(8, 6)))
     W_dec = with_gradient(rng.normal(size=(6, 3 * n_mlps)))
     values = interaction_losses(
-        codes,
+        SparseCodes.from_dense(codes),
         W_dec,
         torch.from_numpy(rng.normal(size=(8, 3 * n_mlps))),
         freeze_mlps(mlps, np.zeros(3 * n_mlps), n_mlps, **FLOAT64_ON_CPU),
@@ -296,7 +306,7 @@ def test_no_array_grows_with_neurons_times_active_features(n_dominant):
     W_dec = with_gradient(rng.normal(size=(n_components, width)))
     with LargestTensor() as largest:
         values = interaction_losses(
-            codes,
+            SparseCodes.from_dense(codes),
             W_dec,
             torch.zeros((n_samples, width), dtype=torch.float64),
             freeze_mlps([mlp], np.zeros(width), 1, **FLOAT64_ON_CPU),

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE
+from sklearn_ccx._engine import _model
 from sklearn_ccx._engine._code_activation import BatchTopK, JumpReLU, TopK
 from sklearn_ccx._engine._model import CrosscoderModel, LossStrengths
 from sklearn_ccx._engine._training import Schedule, Trainer
@@ -203,7 +204,7 @@ def test_learning_rate_is_set_before_the_step():
     )
     strengths = LossStrengths(0.0, 0.0, 1, 0)
     no_rate = Schedule(learning_rate=0.0, n_passes=1)
-    trainer = Trainer(model, strengths, no_rate, 8, generator)
+    trainer = Trainer(model, strengths, no_rate, 8, generator, mixed_precision=False)
     X = torch.randn(16, 3, generator=generator, dtype=torch.float64)
     trainer.run_pass(lambda i: X[torch.from_numpy(i)], np.arange(16))
     torch.testing.assert_close(model.W_dec_MF.detach(), rows)
@@ -258,6 +259,38 @@ def test_batchtopk_keeps_k_times_the_batch_and_learns_the_smallest():
     assert activation.threshold == 2.0
     activation.train_codes(pre + 10)
     assert 2.0 < activation.threshold < 12.0
+
+
+@pytest.mark.parametrize("limit", [0, np.inf])
+def test_mixed_precision_learns_the_same_in_bfloat16(acts, mlps, limit, monkeypatch):
+    monkeypatch.setattr(_model, "_MIN_SPARSE_PRODUCT", limit)
+    products = []
+    matmul = torch.Tensor.__matmul__
+
+    def spy(one, other):
+        result = matmul(one, other)
+        products.append(result.dtype)
+        return result
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", spy)
+    acts = acts.astype(np.float32)
+    ccx = InteractionCrosscoder(
+        k=4, lam_fidelity=0.1, mlp=mlps, max_iter=100, random_state=0
+    )
+    single = ccx.fit(acts)
+    assert torch.bfloat16 not in products
+    mixed = clone(ccx).set_params(mixed_precision=True).fit(acts)
+    assert torch.bfloat16 in products
+    assert mixed.components_.dtype == np.float32
+    assert np.abs(mixed.components_ - single.components_).max() > 0
+    assert mixed.score(acts) == pytest.approx(single.score(acts), abs=0.03)
+
+
+def test_mixed_precision_needs_float32(acts):
+    estimator = sae(mixed_precision=True)
+    with pytest.raises(ValueError, match='set dtype="float32" or mixed_precision'):
+        estimator.fit(acts[:, 0])
+    estimator.set_params(dtype="float32").fit(acts[:, 0])
 
 
 def test_site_without_variance_warns_and_is_left_out(acts):

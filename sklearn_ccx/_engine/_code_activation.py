@@ -65,17 +65,17 @@ def keep_largest(pre_BM: Tensor, k: int) -> Tensor:
     return torch.zeros_like(pre_BM).scatter(1, features_BK, torch.relu(kept_BK))
 
 
-def _not_below(pre: Tensor, threshold: float) -> Tensor:
+def _not_below(pre: Tensor, threshold: float | Tensor) -> Tensor:
     """Positions above the threshold, and those of NaN."""
     return (pre <= threshold).logical_not_().nonzero().squeeze(1)
 
 
 class SelectingActivation(CodeActivation):
-    """Keeps some positive pre-activations as they are."""
+    """Keeps some pre-activations as they are, those of them that are positive."""
 
     @abstractmethod
     def select(self, pre_BM: Tensor) -> Tensor:
-        """Positions in the flattened batch that are kept in training, distinct.
+        """Positions in the flattened batch that may be active in training, distinct.
 
         NaN counts as the largest, so that a diverged training shows in its loss.
         """
@@ -83,8 +83,10 @@ class SelectingActivation(CodeActivation):
     def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, None]:
         pre = pre_BM.flatten()
         positions_A = self.select(pre_BM.detach())
-        codes = torch.zeros_like(pre).scatter(0, positions_A, pre[positions_A])
-        return codes.view_as(pre_BM), None
+        kept_A = keep_above(pre[positions_A], 0.0)
+        return torch.zeros_like(pre).scatter(0, positions_A, kept_A).view_as(
+            pre_BM
+        ), None
 
 
 class BatchTopK(SelectingActivation):
@@ -94,41 +96,59 @@ class BatchTopK(SelectingActivation):
     the smallest pre-activation kept in training.
     """
 
+    _threshold: Tensor
+
     def __init__(self, k: int, threshold: float | None = None) -> None:
         self._k = k
-        self._threshold = threshold
+        self.set_state(threshold)
 
     @property
-    def threshold(self) -> float:  # type: ignore[override]
-        return 0.0 if self._threshold is None else self._threshold
+    def threshold(self) -> Tensor:  # type: ignore[override]
+        return self._threshold.nan_to_num()
 
     def select(self, pre_BM: Tensor) -> Tensor:
         pre = pre_BM.flatten()
         n_kept = min(self._k * len(pre_BM), len(pre))
-        # Sorting all is dear. The threshold tells which ones come into question; if
-        # it has moved too far and they are too few, all do.
+        if pre.is_cuda:  # counting candidates would wait for the device
+            kept, positions = pre.topk(n_kept, sorted=False)
+        else:
+            candidates = self._candidates(pre, n_kept)
+            n_kept = min(n_kept, len(candidates))
+            kept, order = pre[candidates].topk(n_kept, sorted=False)
+            positions = candidates[order]
+        if n_kept:
+            self._update_threshold(kept)
+        return positions
+
+    def _candidates(self, pre: Tensor, n_kept: int) -> Tensor:
+        """Positions of positive pre-activations with the ``n_kept`` largest among them.
+
+        Sorting all is dear. The threshold tells which ones come into question; if it
+        has moved too far and they are too few, all do.
+        """
         candidates = _not_below(pre, _CANDIDATE_SHARE * self.threshold)
         if len(candidates) < n_kept and self.threshold > 0:
-            candidates = _not_below(pre, 0.0)
-        kept, order = pre[candidates].topk(min(n_kept, len(candidates)), sorted=False)
-        if len(kept):
-            self._update_threshold(float(kept.min()))
-        return candidates[order]
+            return _not_below(pre, 0.0)
+        return candidates
 
-    def _update_threshold(self, smallest: float) -> None:
-        if self._threshold is None:
-            self._threshold = smallest
-        elif math.isfinite(smallest):
-            self._threshold += _THRESHOLD_MOMENTUM * (smallest - self._threshold)
+    def _update_threshold(self, kept: Tensor) -> None:
+        smallest = kept.masked_fill(kept <= 0, torch.inf).min().double()
+        self._threshold = self._threshold.to(kept.device)
+        step = _THRESHOLD_MOMENTUM * (smallest - self._threshold)
+        moved = torch.where(self._threshold.isnan(), smallest, self._threshold + step)
+        self._threshold = torch.where(smallest.isfinite(), moved, self._threshold)
 
     def codes(self, pre_BM: Tensor) -> Tensor:
-        return keep_above(pre_BM, self.threshold)
+        return keep_above(pre_BM, self.threshold.to(pre_BM.device))
 
     def get_state(self) -> float | None:
-        return self._threshold
+        threshold = float(self._threshold)
+        return None if math.isnan(threshold) else threshold
 
     def set_state(self, state: float | None) -> None:
-        self._threshold = state
+        # NaN stands for none yet, so that a step need not ask the device.
+        value = math.nan if state is None else state
+        self._threshold = torch.tensor(value, dtype=torch.float64)
 
 
 class TopK(SelectingActivation):
@@ -139,9 +159,9 @@ class TopK(SelectingActivation):
 
     def select(self, pre_BM: Tensor) -> Tensor:
         n_samples, n_components = pre_BM.shape
-        kept_BK, features_BK = pre_BM.topk(self._k, dim=1)
+        features_BK = pre_BM.topk(self._k, dim=1).indices
         rows_B = torch.arange(n_samples, device=pre_BM.device) * n_components
-        return (rows_B.unsqueeze(1) + features_BK)[~(kept_BK <= 0)]
+        return (rows_B.unsqueeze(1) + features_BK).flatten()
 
     def codes(self, pre_BM: Tensor) -> Tensor:
         return keep_largest(pre_BM, self._k)

@@ -15,20 +15,40 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ._sparse_codes import SparseCodes
+
 # Neurons whose running maxima fit the first-level cache.
 _TILE = 768
 
 
-def dominant_features(codes_BM: Tensor, M_MN: Tensor, n_dominant: int) -> Tensor:
-    """Find dominant features as in :func:`._dominance.dominant_features`."""
-    n_samples, n_neurons = len(codes_BM), M_MN.shape[1]
-    index_RBN = np.empty((n_dominant, n_samples, n_neurons), dtype=np.int64)
-    codes, M = _array(codes_BM), _array(M_MN)
+def dominant_entries(codes: SparseCodes, M_MN: Tensor, n_dominant: int) -> Tensor:
+    """Find dominant entries as in :func:`._dominance.dominant_entries`."""
+    n_samples, n_neurons = len(codes), M_MN.shape[1]
+    entry_RBN = np.empty((n_dominant, n_samples, n_neurons), dtype=np.int64)
+    values, features, bounds = _entries(codes)
+    M = _array(M_MN)
     kernel = _search_one if n_dominant == 1 else _search
     _over_slices(
-        n_samples, lambda start, stop: kernel(codes, M, index_RBN, start, stop)
+        n_samples,
+        lambda start, stop: kernel(values, features, bounds, M, entry_RBN, start, stop),
     )
-    return torch.from_numpy(index_RBN)
+    return torch.from_numpy(entry_RBN)
+
+
+def dominant_contributions(
+    codes: SparseCodes, M_MN: Tensor, entry_RBN: Tensor
+) -> Tensor:
+    """Contributions as in :func:`._dominance.dominant_contributions`."""
+    values, features, _ = _entries(codes)
+    M, entry = _array(M_MN), _array(entry_RBN)
+    out = np.empty(entry.shape, dtype=M.dtype)
+    _over_slices(
+        len(codes),
+        lambda start, stop: _contributions(
+            values, features, M, entry, out, start, stop
+        ),
+    )
+    return torch.from_numpy(out)
 
 
 def sign_times_outer(M_MN: Tensor, left_M: Tensor, right_N: Tensor) -> Tensor:
@@ -42,42 +62,41 @@ def sign_times_outer(M_MN: Tensor, left_M: Tensor, right_N: Tensor) -> Tensor:
 
 
 def add_dominant_gradients(
-    codes_BM: Tensor,
+    codes: SparseCodes,
     M_MN: Tensor,
-    index_RBN: Tensor,
+    entry_RBN: Tensor,
     grad_RBN: Tensor,
-    grad_codes_BM: Tensor,
+    grad_values_A: Tensor,
     grad_M_MN: Tensor,
 ) -> None:
     """Add gradients as in :func:`._dominance.add_dominant_gradients`."""
-    codes, M, index, grad = map(_array, (codes_BM, M_MN, index_RBN, grad_RBN))
-    grad_codes, grad_M = _array(grad_codes_BM), _array(grad_M_MN)
+    values, features, _ = _entries(codes)
+    M, entry, grad = map(_array, (M_MN, entry_RBN, grad_RBN))
+    grad_values, grad_M = grad_values_A.numpy(), grad_M_MN.numpy()
     _over_slices(
         len(codes),
-        lambda start, stop: _to_codes(M, index, grad, grad_codes, start, stop),
+        lambda start, stop: _to_values(
+            features, M, entry, grad, grad_values, start, stop
+        ),
     )
     _over_slices(
         M.shape[1],
-        lambda start, stop: _to_M(codes, index, grad, grad_M, start, stop),
+        lambda start, stop: _to_M(values, features, entry, grad, grad_M, start, stop),
     )
 
 
 def pair_sums(
-    features_BS: Tensor,
-    values_BS: Tensor,
-    M_MN: Tensor,
-    output_norm_N: Tensor,
-    index_BN: Tensor,
+    codes: SparseCodes, M_MN: Tensor, output_norm_N: Tensor, entry_BN: Tensor
 ) -> Tensor:
     """Sum over neurons as in :func:`._dominance.pair_sums`."""
-    features, values, index = map(_array, (features_BS, values_BS, index_BN))
-    M, output_norm = _array(M_MN), _array(output_norm_N)
-    n_samples, n_slots = features.shape
-    sums = np.zeros((n_samples, n_slots, n_slots), dtype=M.dtype)
+    values, features, bounds = _entries(codes)
+    M, output_norm, entry = map(_array, (M_MN, output_norm_N, entry_BN))
+    n_slots = int(np.diff(bounds).max())
+    sums = np.zeros((len(codes), n_slots, n_slots), dtype=M.dtype)
     _over_slices(
-        n_samples,
+        len(codes),
         lambda start, stop: _pair_sums(
-            features, values, M, output_norm, index, sums, start, stop
+            values, features, bounds, M, output_norm, entry, sums, start, stop
         ),
     )
     return torch.from_numpy(sums)
@@ -85,6 +104,11 @@ def pair_sums(
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:
     return tensor.detach().contiguous().numpy()
+
+
+def _entries(codes: SparseCodes) -> tuple[npt.NDArray[Any], ...]:
+    """Values and features of the entries, and where each row begins and ends."""
+    return _array(codes.values_A), _array(codes.features_A), _array(codes.bounds())
 
 
 def _over_slices(n: int, run: Callable[[int, int], None]) -> None:
@@ -98,50 +122,66 @@ def _over_slices(n: int, run: Callable[[int, int], None]) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _search_one(codes, M, index, start, stop):  # type: ignore[no-untyped-def]
-    n_components, n_neurons = M.shape
+def _search_one(  # type: ignore[no-untyped-def]
+    values, features, bounds, M, entry, start, stop
+):
+    n_neurons = M.shape[1]
     largest = np.empty(_TILE, dtype=M.dtype)
     winner = np.empty(_TILE, dtype=np.int32)
     for b in range(start, stop):
+        first_entry, last_entry = bounds[b], bounds[b + 1]
         for first in range(0, n_neurons, _TILE):
             width = min(_TILE, n_neurons - first)
             largest[:width] = 0
             winner[:width] = -1
-            for h in range(n_components):
-                code = codes[b, h]
-                if code > 0:
-                    row = M[h, first : first + width]
-                    for n in range(width):
-                        magnitude = code * abs(row[n])
-                        wins = magnitude > largest[n]
-                        largest[n] = magnitude if wins else largest[n]
-                        winner[n] = h if wins else winner[n]
+            for a in range(first_entry, last_entry):
+                code = values[a]
+                row = M[features[a], first : first + width]
+                slot = a - first_entry
+                for n in range(width):
+                    magnitude = code * abs(row[n])
+                    wins = magnitude > largest[n]
+                    largest[n] = magnitude if wins else largest[n]
+                    winner[n] = slot if wins else winner[n]
             for n in range(width):
-                index[0, b, first + n] = winner[n]
+                slot = winner[n]
+                entry[0, b, first + n] = first_entry + slot if slot >= 0 else -1
 
 
 @numba.njit(nogil=True, cache=True)
-def _search(codes, M, index, start, stop):  # type: ignore[no-untyped-def]
-    n_components, n_neurons = M.shape
-    n_dominant = len(index)
+def _search(  # type: ignore[no-untyped-def]
+    values, features, bounds, M, entry, start, stop
+):
+    n_neurons = M.shape[1]
+    n_dominant = len(entry)
     largest = np.empty((n_dominant, n_neurons), dtype=M.dtype)
     for b in range(start, stop):
         largest[:] = 0
-        index[:, b] = -1
-        for h in range(n_components):
-            code = codes[b, h]
-            if code > 0:
-                for n in range(n_neurons):
-                    magnitude = code * abs(M[h, n])
-                    rank = n_dominant
-                    while rank > 0 and magnitude > largest[rank - 1, n]:
-                        rank -= 1
-                        if rank + 1 < n_dominant:
-                            largest[rank + 1, n] = largest[rank, n]
-                            index[rank + 1, b, n] = index[rank, b, n]
-                    if rank < n_dominant:
-                        largest[rank, n] = magnitude
-                        index[rank, b, n] = h
+        entry[:, b] = -1
+        for a in range(bounds[b], bounds[b + 1]):
+            code, h = values[a], features[a]
+            for n in range(n_neurons):
+                magnitude = code * abs(M[h, n])
+                rank = n_dominant
+                while rank > 0 and magnitude > largest[rank - 1, n]:
+                    rank -= 1
+                    if rank + 1 < n_dominant:
+                        largest[rank + 1, n] = largest[rank, n]
+                        entry[rank + 1, b, n] = entry[rank, b, n]
+                if rank < n_dominant:
+                    largest[rank, n] = magnitude
+                    entry[rank, b, n] = a
+
+
+@numba.njit(nogil=True, cache=True)
+def _contributions(  # type: ignore[no-untyped-def]
+    values, features, M, entry, out, start, stop
+):
+    for rank in range(len(entry)):
+        for b in range(start, stop):
+            for n in range(M.shape[1]):
+                a = entry[rank, b, n]
+                out[rank, b, n] = values[a] * M[features[a], n] if a >= 0 else 0
 
 
 @numba.njit(nogil=True, cache=True)
@@ -153,43 +193,43 @@ def _sign_outer(M, left, right, out, start, stop):  # type: ignore[no-untyped-de
 
 
 @numba.njit(nogil=True, cache=True)
-def _to_codes(M, index, grad, grad_codes, start, stop):  # type: ignore[no-untyped-def]
-    for rank in range(len(index)):
+def _to_values(  # type: ignore[no-untyped-def]
+    features, M, entry, grad, grad_values, start, stop
+):
+    for rank in range(len(entry)):
         for b in range(start, stop):
             for n in range(M.shape[1]):
-                h = index[rank, b, n]
-                if h >= 0:
-                    grad_codes[b, h] += grad[rank, b, n] * M[h, n]
+                a = entry[rank, b, n]
+                if a >= 0:
+                    grad_values[a] += grad[rank, b, n] * M[features[a], n]
 
 
 @numba.njit(nogil=True, cache=True)
-def _to_M(codes, index, grad, grad_M, start, stop):  # type: ignore[no-untyped-def]
-    for rank in range(len(index)):
-        for b in range(len(codes)):
+def _to_M(  # type: ignore[no-untyped-def]
+    values, features, entry, grad, grad_M, start, stop
+):
+    for rank in range(len(entry)):
+        for b in range(entry.shape[1]):
             for n in range(start, stop):
-                h = index[rank, b, n]
-                if h >= 0:
-                    grad_M[h, n] += grad[rank, b, n] * codes[b, h]
+                a = entry[rank, b, n]
+                if a >= 0:
+                    grad_M[features[a], n] += grad[rank, b, n] * values[a]
 
 
 @numba.njit(nogil=True, cache=True)
 def _pair_sums(  # type: ignore[no-untyped-def]
-    features, values, M, output_norm, index, sums, start, stop
+    values, features, bounds, M, output_norm, entry, sums, start, stop
 ):
-    n_slots, n_neurons = features.shape[1], M.shape[1]
-    slot_of = np.zeros(len(M), dtype=np.int32)
+    n_neurons = M.shape[1]
     dominant = np.empty(n_neurons, dtype=np.int32)
     for b in range(start, stop):
-        for slot in range(n_slots):
-            slot_of[features[b, slot]] = slot
+        first_entry, n_slots = bounds[b], bounds[b + 1] - bounds[b]
         for n in range(n_neurons):
-            dominant[n] = slot_of[index[b, n]] if index[b, n] >= 0 else 0
+            dominant[n] = max(entry[b, n] - first_entry, 0)
         for slot in range(n_slots):
-            code = values[b, slot]
-            if code > 0:
-                h = features[b, slot]
-                for n in range(n_neurons):
-                    sent = output_norm[n] * abs(M[h, n])
-                    sums[b, dominant[n], slot] += sent
-                for other in range(n_slots):
-                    sums[b, other, slot] *= code
+            code = values[first_entry + slot]
+            h = features[first_entry + slot]
+            for n in range(n_neurons):
+                sums[b, dominant[n], slot] += output_norm[n] * abs(M[h, n])
+            for other in range(n_slots):
+                sums[b, other, slot] *= code

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._model import CrosscoderModel, LossStrengths
+from ._sparse_codes import SparseCodes
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def mean_loss(
     for x_BF in batches:
         codes_BM = model.codes(x_BF)
         recon_BF = codes_BM @ model.W_dec_MF
-        loss = model.loss(x_BF, codes_BM, recon_BF, strengths)
+        codes = SparseCodes.from_dense(codes_BM) if strengths.has_penalty else None
+        loss = model.loss(x_BF, codes, recon_BF, strengths)
         n_samples += len(x_BF)
         total += len(x_BF) * float(loss.total)
     return total / n_samples

@@ -57,13 +57,17 @@ class FrozenMLP:
         Rows of the decoder give ``M``, rows of the data the neurons' input.
         """
         rows_D = self._read_columns(rows_F) / self.site_scale
-        return rows_D if self.W_in_DN is None else rows_D @ self.W_in_DN
+        if self.W_in_DN is None:
+            return rows_D
+        return (rows_D @ self.W_in_DN).to(rows_F.dtype)
 
     def add_row_gradients(self, grad_N: Tensor, grad_F: Tensor) -> None:
         """Add the gradient of :meth:`neuron_inputs` to that of the rows, in place."""
         grad_D = self._read_columns(grad_F)
         if self.W_in_DN is None:
             grad_D.add_(grad_N, alpha=1.0 / self.site_scale)
+        elif torch.is_autocast_enabled(grad_N.device.type):  # not for addmm_
+            grad_D.add_(grad_N @ self.W_in_DN.T, alpha=1.0 / self.site_scale)
         else:
             grad_D.addmm_(grad_N, self.W_in_DN.T, alpha=1.0 / self.site_scale)
 
@@ -74,7 +78,9 @@ class FrozenMLP:
     def output(self, input_BN: Tensor) -> Tensor:
         """``phi(input + bias) W_out``."""
         hidden_BN = self.nonlinearity.function(input_BN + self.bias_N)
-        return hidden_BN if self.W_out_NO is None else hidden_BN @ self.W_out_NO
+        if self.W_out_NO is None:
+            return hidden_BN
+        return (hidden_BN @ self.W_out_NO).to(hidden_BN.dtype)
 
     def in_training_units(self, site_scale: float) -> "FrozenMLP":
         """Copy that reads rows scaled by ``site_scale``."""

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._dominance import dominant_contributions
 from ._frozen_mlp import FrozenMLP
 from ._kernels import kernels_for
+from ._sparse_codes import SparseCodes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class InteractionLosses:
 
 
 def interaction_losses(
-    codes_BM: Tensor,
+    codes: SparseCodes,
     W_dec_MF: Tensor,
     x_BF: Tensor,
     mlps: Sequence[FrozenMLP],
@@ -60,8 +60,8 @@ def interaction_losses(
 
     Parameters
     ----------
-    codes_BM : Tensor of shape (B, M)
-        Non-negative codes.
+    codes : SparseCodes
+        Non-negative codes of B samples.
     W_dec_MF : Tensor of shape (M, F)
         Decoder in training units.
     x_BF : Tensor of shape (B, F)
@@ -75,7 +75,14 @@ def interaction_losses(
     """
     return InteractionLosses(
         *_InteractionLoss.apply(
-            codes_BM, W_dec_MF, x_BF, mlps, lam, lam_fidelity, n_dominant
+            codes.values_A,
+            W_dec_MF,
+            codes.detach(),
+            x_BF,
+            mlps,
+            lam,
+            lam_fidelity,
+            n_dominant,
         )
     )
 
@@ -84,25 +91,26 @@ class _InteractionLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        codes_BM: Tensor,
+        values_A: Tensor,
         W_dec_MF: Tensor,
+        codes: SparseCodes,
         x_BF: Tensor,
         mlps: Sequence[FrozenMLP],
         lam: float,
         lam_fidelity: float,
         n_dominant: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kernels = kernels_for(codes_BM.device)
+        kernels = kernels_for(values_A.device)
         needs_gradient = any(ctx.needs_input_grad)
         if needs_gradient:
-            grad_codes_BM = codes_BM.new_zeros(codes_BM.shape)
+            grad_values_A = values_A.new_zeros(values_A.shape)
             grad_W_MF = W_dec_MF.new_zeros(W_dec_MF.shape)
-        n_samples, total_code_M = len(codes_BM), codes_BM.sum(dim=0)
+        n_samples, total_code_M = len(codes), codes.sum_by_feature()
         interaction, infidelity = x_BF.new_zeros(2)
         for mlp in mlps:
             M_MN, norm_N = mlp.neuron_inputs(W_dec_MF), mlp.output_norm_N
-            index_RBN = kernels.dominant_features(codes_BM, M_MN, n_dominant)
-            dominant_RBN = dominant_contributions(codes_BM, M_MN, index_RBN)
+            entry_RBN = kernels.dominant_entries(codes, M_MN, n_dominant)
+            dominant_RBN = kernels.dominant_contributions(codes, M_MN, entry_RBN)
             written_M = M_MN.abs() @ norm_N
             dominant_N = dominant_RBN.abs().sum(dim=(0, 1))
             bound = total_code_M @ written_M - dominant_N @ norm_N
@@ -117,13 +125,13 @@ class _InteractionLoss(torch.autograd.Function):
                 grad_M_MN = kernels.sign_times_outer(
                     M_MN, strength * total_code_M, norm_N
                 )
-                grad_codes_BM += strength * written_M
+                grad_values_A += strength * written_M[codes.features_A]
                 kernels.add_dominant_gradients(
-                    codes_BM, M_MN, index_RBN, grad_RBN, grad_codes_BM, grad_M_MN
+                    codes, M_MN, entry_RBN, grad_RBN, grad_values_A, grad_M_MN
                 )
                 mlp.add_row_gradients(grad_M_MN, grad_W_MF)
         if needs_gradient:
-            ctx.save_for_backward(grad_codes_BM, grad_W_MF)
+            ctx.save_for_backward(grad_values_A, grad_W_MF)
         ctx.mark_non_differentiable(interaction, infidelity)
         weighted = lam * interaction + lam_fidelity * infidelity
         return weighted, interaction, infidelity
@@ -135,7 +143,7 @@ class _InteractionLoss(torch.autograd.Function):
         # of the step. On CUDA reading the weight would cost a synchronisation.
         if weight.device.type != "cpu" or weight.item() != 1.0:
             saved = [weight * gradient for gradient in saved]
-        return *saved, *[None] * 5
+        return *saved, *[None] * 6
 
 
 def _infidelity(kept_BN: Tensor, x_BF: Tensor, mlp: FrozenMLP) -> tuple[Tensor, Tensor]:
@@ -150,22 +158,23 @@ def _infidelity(kept_BN: Tensor, x_BF: Tensor, mlp: FrozenMLP) -> tuple[Tensor, 
 
 
 def interaction_bound(
-    codes_BM: Tensor, M_MN: Tensor, dominant_RBN: Tensor, output_norm_N: Tensor
+    codes: SparseCodes, M_MN: Tensor, dominant_RBN: Tensor, output_norm_N: Tensor
 ) -> Tensor:
     """``I(b) / Lip`` of each sample, (B,)."""
-    all_B = codes_BM @ (M_MN.abs() @ output_norm_N)
+    written_M = M_MN.abs() @ output_norm_N
+    all_B = codes.sum_by_row(codes.values_A * written_M[codes.features_A])
     dominant_B = dominant_RBN.abs().sum(dim=0) @ output_norm_N
     return all_B - dominant_B
 
 
 def dominant_share_sum(
-    codes_BM: Tensor, M_MN: Tensor, dominant_RBN: Tensor
+    codes: SparseCodes, M_MN: Tensor, dominant_RBN: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sum of ``max|p| / sum|p|`` over the neurons that receive any input.
 
     Returns the sum and the number of pairs of sample and neuron it runs over.
     """
-    all_BN = codes_BM @ M_MN.abs()
+    all_BN = codes.decode(M_MN.abs())
     reached_BN = all_BN > 0
     share_BN = dominant_RBN.abs().sum(dim=0) / all_BN
     return share_BN[reached_BN].clamp(max=1.0).sum(), reached_BN.sum()

@@ -8,12 +8,17 @@ import torch
 
 from . import _dominance
 
-# "auto" takes numba's on the CPU where it is installed, else torch's.
+# "auto" takes numba's on the CPU and Triton's on CUDA where they are installed, else
+# torch's.
 _VARIABLE = "SKLEARN_CCX_KERNELS"
+
+_DEVICES = {"numba": "cpu", "triton": "cuda"}
 
 
 def kernels_for(device: torch.device) -> ModuleType:
     """Module with the kernels to use on a device.
+
+    Kernels that are not for this device give way to torch's.
 
     Raises
     ------
@@ -21,18 +26,25 @@ def kernels_for(device: torch.device) -> ModuleType:
         If the environment variable ``SKLEARN_CCX_KERNELS`` asks for kernels that are
         unknown.
     ImportError
-        If it asks for numba, which is not installed.
+        If it asks for kernels of a package that is not installed.
     """
     choice = os.environ.get(_VARIABLE, "auto")
-    if choice not in ("auto", "torch", "numba"):
-        raise ValueError(f"{_VARIABLE} must be auto, torch or numba; got {choice!r}.")
-    has_numba = importlib.util.find_spec("numba") is not None
-    if choice == "numba" and not has_numba:
-        raise ImportError(
-            f"{_VARIABLE}=numba needs numba; pip install 'sklearn-ccx[fast]'."
+    if choice not in ("auto", "torch", *_DEVICES):
+        raise ValueError(
+            f"{_VARIABLE} must be auto, torch, numba or triton; got {choice!r}."
         )
-    if device.type != "cpu" or choice == "torch" or not has_numba:
-        return _dominance
-    from . import _dominance_numba
+    for name, device_type in _DEVICES.items():
+        if choice not in ("auto", name):
+            continue
+        is_installed = importlib.util.find_spec(name) is not None
+        if choice == name and not is_installed:
+            raise ImportError(f"{_VARIABLE}={name} needs {name}; {_how_to_get(name)}.")
+        if is_installed and device.type == device_type:
+            return importlib.import_module(f"._dominance_{name}", __package__)
+    return _dominance
 
-    return _dominance_numba
+
+def _how_to_get(name: str) -> str:
+    if name == "numba":
+        return "pip install 'sklearn-ccx[fast]'"
+    return "it comes with torch for CUDA"

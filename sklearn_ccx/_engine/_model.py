@@ -9,7 +9,7 @@ from torch import Tensor
 from ._code_activation import CodeActivation, SelectingActivation
 from ._frozen_mlp import FrozenMLP
 from ._interaction_loss import interaction_losses
-from ._sparse_codes import encode_active
+from ._sparse_codes import SparseCodes, encode_active
 
 # Strength of the auxiliary loss that revives dead features (Gao et al., "Scaling
 # and evaluating sparse autoencoders", arXiv:2406.04093, who use 1/32 in trainings
@@ -39,6 +39,11 @@ class LossStrengths:
     lam_fidelity: float
     n_dominant: int
     aux_k: int
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether the loss looks at the neurons of the MLPs."""
+        return self.lam > 0 or self.lam_fidelity > 0
 
 
 @dataclass(frozen=True)
@@ -93,37 +98,48 @@ class CrosscoderModel:
 
     def pre_activations(self, x_BF: Tensor) -> Tensor:
         """Encoder output before the activation, (B, M)."""
-        return torch.addmm(self.b_enc_M, x_BF, self.W_enc_MF.T)
+        return torch.addmm(self.b_enc_M, x_BF, self.W_enc_MF.T).to(x_BF.dtype)
 
     def codes(self, x_BF: Tensor) -> Tensor:
         """Codes at inference, (B, M)."""
         return self.activation.codes(self.pre_activations(x_BF))
 
     def training_loss(
-        self, x_BF: Tensor, strengths: LossStrengths, is_dead_M: Tensor
+        self, x_BF: Tensor, strengths: LossStrengths, dead_D: Tensor
     ) -> TrainingBatch:
-        """Differentiable loss of a batch in training mode."""
+        """Differentiable loss of a batch in training mode.
+
+        Parameters
+        ----------
+        x_BF : Tensor of shape (B, F)
+            The batch in training units.
+        strengths : LossStrengths
+            Strengths of the loss terms.
+        dead_D : Tensor of shape (D,), int64
+            The features to revive.
+        """
         sparsity_loss = None
+        codes: SparseCodes | None = None
         if self._trains_sparsely(len(x_BF)):
             assert isinstance(self.activation, SelectingActivation)
             weights = self.W_enc_MF, self.b_enc_M
-            sparse_codes = encode_active(x_BF, *weights, self.activation)
-            recon_BF = sparse_codes.decode(self.W_dec_MF)
-            has_penalty = strengths.lam > 0 or strengths.lam_fidelity > 0
-            codes_BM = sparse_codes.dense() if has_penalty else None
-            n_active_M = sparse_codes.features_A.bincount(minlength=len(is_dead_M))
+            codes = encode_active(x_BF, *weights, self.activation)
+            recon_BF = codes.decode(self.W_dec_MF)
+            n_active_M = codes.count_by_feature()
         else:
             pre_BM = self.pre_activations(x_BF)
             codes_BM, sparsity_loss = self.activation.train_codes(pre_BM)
-            recon_BF = codes_BM @ self.W_dec_MF
+            recon_BF = (codes_BM @ self.W_dec_MF).to(x_BF.dtype)
             n_active_M = (codes_BM > 0).sum(dim=0)
-        loss = self.loss(x_BF, codes_BM, recon_BF, strengths)
+            if strengths.has_penalty:
+                codes = SparseCodes.from_dense(codes_BM)
+        loss = self.loss(x_BF, codes, recon_BF, strengths)
         total = loss.total
         if sparsity_loss is not None:
             total = total + sparsity_loss
-        if strengths.aux_k > 0 and bool(is_dead_M.any()):
+        if strengths.aux_k > 0 and len(dead_D):
             residual_BF = (x_BF - recon_BF).detach()
-            aux_loss = self._aux_loss(x_BF, residual_BF, is_dead_M, strengths.aux_k)
+            aux_loss = self._aux_loss(x_BF, residual_BF, dead_D, strengths.aux_k)
             total = total + _AUX_STRENGTH * aux_loss
         return TrainingBatch(replace(loss, total=total), n_active_M)
 
@@ -137,19 +153,19 @@ class CrosscoderModel:
     def loss(
         self,
         x_BF: Tensor,
-        codes_BM: Tensor | None,
+        codes: SparseCodes | None,
         recon_BF: Tensor,
         strengths: LossStrengths,
     ) -> BatchLoss:
         """Reconstruction and penalties; the codes serve the latter only."""
         residual_L = self._squared_norm_BL(x_BF - recon_BF).mean(dim=0)
         fvu = (residual_L / self.variance_L).sum()
-        if strengths.lam == strengths.lam_fidelity == 0:
+        if not strengths.has_penalty:
             zero = torch.zeros_like(fvu)
             return BatchLoss(fvu, fvu, zero, zero)
-        assert codes_BM is not None
+        assert codes is not None
         losses = interaction_losses(
-            codes_BM,
+            codes,
             self.W_dec_MF,
             x_BF,
             self.mlps,
@@ -161,18 +177,17 @@ class CrosscoderModel:
         return BatchLoss(total, fvu, losses.interaction, losses.infidelity)
 
     def _aux_loss(
-        self, x_BF: Tensor, residual_BF: Tensor, is_dead_M: Tensor, aux_k: int
+        self, x_BF: Tensor, residual_BF: Tensor, dead_D: Tensor, aux_k: int
     ) -> Tensor:
         """Share of the residual that the strongest dead features leave unexplained.
 
         Their *pre*-activations serve as codes: after the activation those of a
         dead feature are zero and so is their gradient.
         """
-        W_enc_MF, b_enc_M = self.W_enc_MF[is_dead_M], self.b_enc_M[is_dead_M]
-        pre_BM = torch.addmm(b_enc_M, x_BF, W_enc_MF.T)
-        kept_BK, features_BK = pre_BM.topk(min(aux_k, pre_BM.shape[1]), dim=1)
-        codes_BM = torch.zeros_like(pre_BM).scatter(1, features_BK, kept_BK)
-        left_BF = residual_BF - codes_BM @ self.W_dec_MF[is_dead_M]
+        pre_BD = torch.addmm(self.b_enc_M[dead_D], x_BF, self.W_enc_MF[dead_D].T)
+        kept_BK, features_BK = pre_BD.topk(min(aux_k, len(dead_D)), dim=1)
+        codes_BD = torch.zeros_like(pre_BD).scatter(1, features_BK, kept_BK)
+        left_BF = residual_BF - codes_BD @ self.W_dec_MF[dead_D]
         left_L = self._squared_norm_BL(left_BF).mean(dim=0)
         residual_L = self._squared_norm_BL(residual_BF).mean(dim=0)
         tiny = torch.finfo(residual_L.dtype).tiny

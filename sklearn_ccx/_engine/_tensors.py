@@ -14,7 +14,10 @@ def to_tensor(
     """Tensor with the array's values, sharing memory where that is safe."""
     if not array.flags.writeable:  # torch has no read-only tensors
         array = np.array(array)
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":  # from pinned memory the copy does not hold up the CPU
+        return tensor.pin_memory().to(device=device, dtype=dtype, non_blocking=True)
+    return tensor.to(device=device, dtype=dtype)
 
 
 def to_numpy(tensor: Tensor) -> npt.NDArray[Any]:

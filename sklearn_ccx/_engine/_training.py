@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ._dominance import dominant_contributions
 from ._interaction_loss import dominant_share_sum
 from ._kernels import kernels_for
 from ._model import CrosscoderModel, LossStrengths
+from ._sparse_codes import SparseCodes
 from ._tensors import to_numpy
 
 # Shares of all steps over which the learning rate rises at the start and falls
@@ -87,6 +87,9 @@ class Trainer:
         Largest batch; a pass is cut into batches of nearly equal size.
     generator : torch.Generator
         On the CPU; gives the order of the data.
+    mixed_precision : bool
+        Whether matrix products take bfloat16. Weights, codes and sums keep their
+        precision.
     """
 
     def __init__(
@@ -96,12 +99,15 @@ class Trainer:
         schedule: Schedule,
         batch_size: int,
         generator: torch.Generator,
+        *,
+        mixed_precision: bool,
     ) -> None:
         self._model = model
         self._strengths = strengths
         self._schedule = schedule
         self._batch_size = batch_size
         self._generator = generator
+        self._mixed_precision = mixed_precision
         self._i_pass = 0
         for parameter in model.parameters():
             parameter.requires_grad_(True)
@@ -151,37 +157,49 @@ class Trainer:
         on_step: Callable[[], None],
     ) -> dict[str, float]:
         model = self._model
+        on_cpu = model.b_enc_M.device.type == "cpu"
         n_batches = math.ceil(len(rows) / self._batch_size)
         order = torch.randperm(len(rows), generator=self._generator).numpy()
-        sums = torch.zeros(5, dtype=torch.float64, device=model.b_enc_M.device)
+        sums = torch.zeros(6, dtype=torch.float64, device=model.b_enc_M.device)
         was_active_M = torch.zeros_like(self._steps_since_active_M, dtype=torch.bool)
         for i_batch, batch in enumerate(np.array_split(order, n_batches)):
             rate = self._schedule.rate(self._i_pass, i_batch, n_batches)
             x_BF = load(rows[batch])
-            terms, is_active_M = self._step(x_BF, rate)
+            # To list the dead features is to ask the device how many there are: on CUDA
+            # a list serves for several steps.
+            if on_cpu or i_batch % _DEAD_AFTER_STEPS == 0:
+                is_dead_M = self._steps_since_active_M >= _DEAD_AFTER_STEPS
+                dead_D = is_dead_M.nonzero().squeeze(1)
+            terms, is_active_M = self._step(x_BF, dead_D, rate)
             sums += terms
             was_active_M |= is_active_M
             on_step()
-        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        # Asked once a pass: each time the device is asked, it has to finish first.
+        trained = [sums, *model.parameters()]
+        if not all(bool(values.isfinite().all()) for values in trained):
             raise DivergenceError
         self._i_pass += 1
-        values = (sums / n_batches).tolist()
+        values = (sums[:-1] / n_batches).tolist()
         values += [float((~was_active_M).sum()), self._dominant_share(x_BF)]
         return dict(zip(PASS_METRICS, values, strict=True))
 
-    def _step(self, x_BF: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, x_BF: Tensor, dead_D: Tensor, learning_rate: float
+    ) -> tuple[Tensor, Tensor]:
+        """Take a step; return what it reports, and which features were active.
+
+        The first is the first five of ``PASS_METRICS`` and the gradient's norm.
+        """
         model, optimizer = self._model, self._optimizer
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
-        is_dead_M = self._steps_since_active_M >= _DEAD_AFTER_STEPS
-        batch = model.training_loss(x_BF, self._strengths, is_dead_M)
+        with self._autocast():
+            batch = model.training_loss(x_BF, self._strengths, dead_D)
         loss = batch.loss
         loss.total.backward()
         model.remove_radial_gradient()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
-        if not (math.isfinite(norm) and math.isfinite(loss.total.detach())):
-            raise DivergenceError
         optimizer.step()
         model.normalize_decoder()
 
@@ -190,20 +208,26 @@ class Trainer:
         self._steps_since_active_M.masked_fill_(is_active_M, 0)
         n_active = batch.n_active_M.sum() / len(x_BF)
         terms = [loss.total, loss.fvu, loss.interaction, loss.infidelity, n_active]
+        # The norm of a gradient that is clipped to zero is infinite.
+        terms.append(norm)
         return torch.stack([term.detach().double() for term in terms]), is_active_M
+
+    def _autocast(self) -> torch.autocast:
+        device = self._model.b_enc_M.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self._mixed_precision)
 
     @torch.no_grad()
     def _dominant_share(self, x_BF: Tensor) -> float:
-        codes_BM = self._model.codes(x_BF)
-        kernels = kernels_for(codes_BM.device)
+        codes = SparseCodes.from_dense(self._model.codes(x_BF))
+        kernels = kernels_for(x_BF.device)
         total = count = 0.0
         for mlp in self._model.mlps:
             M_MN = mlp.neuron_inputs(self._model.W_dec_MF)
-            index_RBN = kernels.dominant_features(
-                codes_BM, M_MN, self._strengths.n_dominant
+            entry_RBN = kernels.dominant_entries(
+                codes, M_MN, self._strengths.n_dominant
             )
-            dominant_RBN = dominant_contributions(codes_BM, M_MN, index_RBN)
-            share_sum, n_reached = dominant_share_sum(codes_BM, M_MN, dominant_RBN)
+            dominant_RBN = kernels.dominant_contributions(codes, M_MN, entry_RBN)
+            share_sum, n_reached = dominant_share_sum(codes, M_MN, dominant_RBN)
             total, count = total + float(share_sum), count + float(n_reached)
         return total / count if count else math.nan
 
