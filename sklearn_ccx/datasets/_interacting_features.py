@@ -1,0 +1,224 @@
+"""Features of which it is known who shares neurons and who fires together."""
+
+from numbers import Integral, Real
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import ortho_group
+from sklearn.utils import Bunch, check_random_state
+from sklearn.utils._param_validation import Interval, validate_params
+
+from .._crosscoder import InteractionSAE
+from .._mlp_weights import MLPWeights
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+# Standard deviation of the logarithm of the codes of active features.
+_LOG_CODE_SCALE = 0.5
+
+# A true feature counts as active above so many standard deviations of the noise.
+_THRESHOLD_PER_NOISE = 4.0
+
+
+@validate_params(
+    {
+        "n_samples": [Interval(Integral, 1, None, closed="left")],
+        "n_features": [Interval(Integral, 1, None, closed="left")],
+        "n_neurons": [Interval(Integral, 1, None, closed="left")],
+        "n_groups": [Interval(Integral, 1, None, closed="left")],
+        "n_topics": [Interval(Integral, 1, None, closed="left")],
+        "n_active": [Interval(Integral, 1, None, closed="left")],
+        "boost": [Interval(Real, 0, None, closed="neither")],
+        "background": [Interval(Real, 0, None, closed="left")],
+        "overlap": [Interval(Real, 0, 1, closed="both")],
+        "frequency_skew": [Interval(Real, 0, None, closed="left")],
+        "noise": [Interval(Real, 0, None, closed="left")],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def make_interacting_features(
+    n_samples: int = 4000,
+    n_features: int = 96,
+    *,
+    n_neurons: int = 256,
+    n_groups: int = 8,
+    n_topics: int = 8,
+    n_active: int = 8,
+    boost: float = 12.0,
+    background: float = 0.15,
+    overlap: float = 0.0,
+    frequency_skew: float = 0.0,
+    noise: float = 0.0,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
+    r"""Generate activations whose features share neurons and fire together.
+
+    Every feature belongs to a *neuron group*, whose features write to the same
+    neurons of an MLP, and to a *topic*, whose features are active together. The two
+    partitions are drawn independently, so that a method which looks for features that
+    interact can be told from one that finds features which merely fire together.
+
+    Each sample has a topic. Its active features are drawn without replacement, those
+    of the topic being `boost` times as likely as others, and get log-normal codes
+    :math:`e^{z / 2}`, :math:`z \sim N(0, 1)`. The activations are the codes times
+    orthonormal components, plus noise. A feature writes uniform random amounts from
+    0.5 to 1.5, with random signs, to the neurons of its group, and normal ones of
+    standard deviation `background` to the others.
+
+    Parameters
+    ----------
+    n_samples : int, default=4000
+        Number of samples.
+
+    n_features : int, default=96
+        Number of features, and the width of the activations.
+
+    n_neurons : int, default=256
+        Number of neurons, divided among the groups.
+
+    n_groups : int, default=8
+        Number of neuron groups, of nearly equal size.
+
+    n_topics : int, default=8
+        Number of topics, of nearly equal size.
+
+    n_active : int, default=8
+        Number of active features per sample, at most `n_features`.
+
+    boost : float, default=12.0
+        Strength of the co-activation: how many times as likely the features of a
+        sample's topic are as others. 1 makes topics meaningless.
+
+    background : float, default=0.15
+        What features write to neurons outside their group, relative to those inside.
+
+    overlap : float, default=0.0
+        Share of the neurons of each group to which the features of the next group
+        write as well.
+
+    frequency_skew : float, default=0.0
+        Exponent of Zipf's law: the feature of rank r is drawn with a weight of
+        :math:`r^{-\mathtt{frequency\_skew}}`. 0 makes all equally frequent.
+
+    noise : float, default=0.0
+        Standard deviation of the noise on every coordinate of the activations.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the data. Pass an int for reproducible output.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        With the following attributes.
+
+        activations : ndarray of shape (n_samples, n_features), float64
+            Input of the MLP.
+        codes : ndarray of shape (n_samples, n_features), float64
+            The true codes.
+        components : ndarray of shape (n_features, n_features), float64
+            The true features, orthonormal rows.
+        mlp : MLPWeights
+            The MLP.
+        sae : InteractionSAE
+            Fitted: its features are the true ones, and it has `mlp`. Without noise
+            it transforms `activations` to `codes`, with noise to those above four
+            standard deviations of the noise.
+        neuron_groups : ndarray of shape (n_features,), int
+            Features of one group share neurons.
+        topic_groups : ndarray of shape (n_features,), int
+            Features of one topic are active together.
+
+    See Also
+    --------
+    sklearn_ccx.FeatureClusterer : Recovers the neuron groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_ccx.datasets import make_interacting_features
+    >>> data = make_interacting_features(500, 24, n_neurons=64, random_state=0)
+    >>> data.activations.shape, data.mlp
+    ((500, 24), MLPWeights(d=24, n_neurons=64, d_out=24, activation='relu', site=0))
+    >>> bool(np.allclose(data.sae.transform(data.activations), data.codes))
+    True
+    """
+    random = check_random_state(random_state)
+    n_active = min(n_active, n_features)
+    neuron_groups = random.permutation(n_features) % n_groups
+    topic_groups = random.permutation(n_features) % n_topics
+    writes = _writes(neuron_groups, n_groups, n_neurons, background, overlap, random)
+    frequency = random.permutation(np.arange(1.0, n_features + 1) ** -frequency_skew)
+    topics = random.randint(n_topics, size=n_samples)
+    is_boosted = topics[:, np.newaxis] == topic_groups
+    codes = _codes(frequency * np.where(is_boosted, boost, 1.0), n_active, random)
+    components = np.eye(1)
+    if n_features > 1:
+        components = ortho_group.rvs(n_features, random_state=random)
+    W_out = random.normal(size=(n_neurons, n_features)) / np.sqrt(n_features)
+    mlp = MLPWeights(components.T @ writes, W_out, activation="relu")
+    activations = codes @ components
+    activations += noise * random.normal(size=activations.shape)
+    threshold = max(_THRESHOLD_PER_NOISE * noise, 1e-9)
+    return Bunch(
+        activations=activations,
+        codes=codes,
+        components=components,
+        mlp=mlp,
+        sae=_sae_with(components, mlp, n_active, threshold, codes),
+        neuron_groups=neuron_groups,
+        topic_groups=topic_groups,
+    )
+
+
+def _writes(
+    groups: IntArray,
+    n_groups: int,
+    n_neurons: int,
+    background: float,
+    overlap: float,
+    random: np.random.RandomState,
+) -> FloatArray:
+    """What each feature writes to each neuron, (n_features, n_neurons)."""
+    shape = (len(groups), n_neurons)
+    group_of_neuron = np.arange(n_neurons) % n_groups
+    is_shared = random.random_sample(n_neurons) < overlap
+    next_group = (groups[:, np.newaxis] + 1) % n_groups
+    is_own = groups[:, np.newaxis] == group_of_neuron
+    is_own |= is_shared & (next_group == group_of_neuron)
+    own = random.choice([-1.0, 1.0], size=shape) * random.uniform(0.5, 1.5, size=shape)
+    return np.where(is_own, own, background * random.normal(size=shape))
+
+
+def _codes(
+    weights: FloatArray, n_active: int, random: np.random.RandomState
+) -> FloatArray:
+    """Codes of features drawn without replacement, with weights for each sample."""
+    # The largest of log-weights with Gumbel noise are such a draw.
+    keys = np.log(weights) + random.gumbel(size=weights.shape)
+    active = np.argpartition(keys, -n_active, axis=1)[:, -n_active:]
+    codes = np.zeros(weights.shape)
+    values = random.lognormal(sigma=_LOG_CODE_SCALE, size=active.shape)
+    np.put_along_axis(codes, active, values, axis=1)
+    return codes
+
+
+def _sae_with(
+    components: FloatArray,
+    mlp: MLPWeights,
+    n_active: int,
+    threshold: float,
+    codes: FloatArray,
+) -> InteractionSAE:
+    """Fitted autoencoder with given orthonormal features."""
+    n_features = len(components)
+    sae = InteractionSAE(n_features, k=n_active, lam=0, center=False, mlp=mlp)
+    sae.components_ = sae.encoder_components_ = components
+    sae.intercept_ = sae.encoder_intercept_ = np.zeros(n_features)
+    sae.threshold_ = threshold
+    sae.k_ = n_active
+    sae.decoder_norms_ = np.ones((n_features, 1))
+    sae.activation_frequency_ = (codes > 0).mean(axis=0)
+    sae.n_features_in_, sae.n_sites_, sae._is_three_d = n_features, 1, False
+    return sae
