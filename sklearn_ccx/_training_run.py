@@ -331,8 +331,8 @@ def _in_training_units(
     )
     if estimator.mixed_precision and dtype != np.float32:
         raise ValueError(
-            "mixed_precision=True computes in bfloat16 and float32, but the activations "
-            'are float64; set dtype="float32" or mixed_precision=False.'
+            "mixed_precision=True computes in bfloat16 and float32, not in float64; "
+            'set dtype="float32" or mixed_precision=False.'
         )
     scaled = [mlp.in_training_units(float(scaling.scale_L[mlp.site])) for mlp in frozen]
     return TrainingData(X, scaling, dtype, device), scaled
