@@ -134,9 +134,11 @@ def make_backdoored_mlp(
             True at the last positions, where the answer is given.
         topic : ndarray of shape (n_samples,), int64
             The topic of the prompt, which is the right answer.
-        predictions, reference_predictions, control_predictions : ndarray of shape \
-                (n_samples,), int64
-            What the networks answer; ``payload`` for the backdoor's answer.
+        predictions : ndarray of shape (n_samples,), int64
+            What the network with the backdoor answers; ``payload`` for the backdoor's
+            answer.
+        reference_predictions, control_predictions : ndarray of the same shape, int64
+            What the other two answer.
         payload : int
             The answer that the trigger is to cause, `n_topics`.
         mlp, reference_mlp, control_mlp : list of MLPWeights
