@@ -9,6 +9,7 @@ of it to hand out memory.
 """
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -65,8 +66,8 @@ def system_share(call: Callable[[], object]) -> float:
     before = os.times()
     call()
     after = os.times()
-    system = after.system - before.system
-    return system / (system + after.user - before.user)
+    system, user = after.system - before.system, after.user - before.user
+    return system / (system + user) if system + user else math.nan
 
 
 def main() -> None:

@@ -39,10 +39,11 @@ def our_step(
     rows, generator = np.arange(len(X)), torch.Generator().manual_seed(0)
     run = TrainingRun.start(estimator, X, rows, n_sites, 1, generator, None)
     x_BF = run._data.load(rows)
+    no_dead_features = torch.zeros(0, dtype=torch.int64)
 
     def step() -> float:
         os.environ["SKLEARN_CCX_KERNELS"] = kernels
-        terms, _ = run._trainer._step(x_BF, LEARNING_RATE)
+        terms, _ = run._trainer._step(x_BF, no_dead_features, LEARNING_RATE)
         return float(terms[0])
 
     return step

@@ -1,0 +1,46 @@
+"""The benchmarks run, at sizes at which their numbers mean nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+# Large enough for the memory and the time that they take to be measured at all.
+SHAPES = (
+    "--batch 128 --features 512 --sites 2 --width 64 --mlps 2 --neurons 1024 --k 8"
+).split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "expected"),
+    [
+        ("penalty", [*SHAPES, "--repeats", "1"], "÷ floor"),
+        ("scaling", [*SHAPES, "--repeats", "1"], "active features"),
+        (
+            "matrix",
+            "--features 24 --width 6 --neurons 12 --k 3 --rows 300 --repeats 1".split(),
+            "rows/s",
+        ),
+        (
+            "step",
+            "--sae 6 24 3 8 --crosscoder 8 24 2 6 2 12 3 --repeats 1".split(),
+            "with penalty",
+        ),
+    ],
+)
+def test_benchmark_prints_its_table(script, options, expected, tmp_path):
+    pytest.importorskip("numba")
+    result = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{script}.py"), *options],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=tmp_path,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert expected in result.stdout
