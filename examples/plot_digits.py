@@ -121,7 +121,7 @@ print(f"chosen on held-out training images: {names[search.best_index_]}")
 #
 # On the left, every path starts at the model without a penalty. The fidelity term
 # gains the most accuracy and costs some reconstruction. A smaller `k` alone helps as
-# well, but costs more. The bound helps at `lam=0.1`, at no cost; more of it costs
+# well, but costs more. The bound helps at `lam=0.1`, at little cost; more of it costs
 # reconstruction and gains nothing here.
 #
 # On the right, neurons keep more than one feature. Without a penalty, two make up for

@@ -11,9 +11,9 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from ._base import BaseInteractionCoder
+from ._engine._contributions import Contributions
 from ._engine._frozen_mlp import measure_data_scale
-from ._engine._kernels import kernels_for
-from ._neurons import MLPs, NeuronBatch, NeuronReader
+from ._neurons import MLPs, NeuronReader
 
 FloatArray = npt.NDArray[np.floating]
 Loss = Callable[[FloatArray, int], float]
@@ -202,7 +202,7 @@ def ablated_output(
     random = check_random_state(random_state)
     outputs = [
         reader.mlps[mlp_index].output(_kept_input(batch, scheme, random))
-        for batch in reader.batches(mlp_index, rank)
+        for _, batch in reader.batches(mlp_index, rank)
     ]
     output = torch.cat(outputs) + reader.output_bias(mlp_index)
     return output.cpu().numpy()
@@ -224,33 +224,35 @@ def _largest_rank(scheme: str) -> int:
 
 
 def _kept_input(
-    batch: NeuronBatch, scheme: str, random: np.random.RandomState
+    contributions: Contributions, scheme: str, random: np.random.RandomState
 ) -> Tensor:
     """What the neurons receive from the features that a scheme keeps, (B, N)."""
+    dominant_RBN = contributions.dominant_RBN
     if scheme == "keep_largest":
-        return batch.dominant_RBN[0]
+        return dominant_RBN[0]
     if scheme.startswith("keep_top_"):
-        return batch.dominant_RBN[: _largest_rank(scheme)].sum(dim=0)
-    all_BN = batch.codes.decode(batch.M_MN)
+        return dominant_RBN[: _largest_rank(scheme)].sum(dim=0)
+    all_BN = contributions.all_inputs()
     if scheme == "drop_largest":
-        return all_BN - batch.dominant_RBN[0]
+        return all_BN - dominant_RBN[0]
     if scheme == "drop_second":
-        return all_BN - batch.dominant_RBN[1]
+        return all_BN - dominant_RBN[1]
     if scheme == "drop_random":
-        return all_BN - _random_contributions(batch, random)
+        entry_BN = _random_entries(contributions, random)
+        return all_BN - contributions.inputs_of(entry_BN[None])[0]
     return all_BN
 
 
-def _random_contributions(batch: NeuronBatch, random: np.random.RandomState) -> Tensor:
-    """Contribution of one random active feature to each neuron, (B, N)."""
-    codes = batch.codes
-    shape_BN = batch.entry_RBN[0].shape
-    draws_BN = torch.from_numpy(random.random_sample(shape_BN)).to(batch.M_MN.device)
+def _random_entries(
+    contributions: Contributions, random: np.random.RandomState
+) -> Tensor:
+    """A random active entry for each neuron, (B, N), -1 where there is none."""
+    codes, shape_BN = contributions.codes, contributions.entry_RBN[0].shape
+    device = contributions.M_MN.device
+    draws_BN = torch.from_numpy(random.random_sample(shape_BN)).to(device)
     n_entries_B1 = codes.n_entries().unsqueeze(1)
     slot_BN = (draws_BN * n_entries_B1).long()
-    entry_BN = (codes.first_entry_B.unsqueeze(1) + slot_BN).where(n_entries_B1 > 0, -1)
-    kernels = kernels_for(batch.M_MN.device)
-    return kernels.dominant_contributions(codes, batch.M_MN, entry_BN[None])[0]
+    return (codes.first_entry_B.unsqueeze(1) + slot_BN).where(n_entries_B1 > 0, -1)
 
 
 def _coefficients_of_determination(
@@ -262,7 +264,7 @@ def _coefficients_of_determination(
     mlp = reader.mlps[index]
     squared_error = dict.fromkeys(ranks, 0.0)
     batches = reader.batches(index, max(ranks.values(), default=1))
-    for batch, x_BF in zip(batches, reader.centred_batches(), strict=True):
+    for (_, batch), x_BF in zip(batches, reader.centred_batches(), strict=True):
         true_BO = mlp.output(mlp.neuron_inputs(x_BF))
         for scheme in ranks:
             error_BO = mlp.output(_kept_input(batch, scheme, random)) - true_BO
@@ -298,7 +300,7 @@ def _recovered_losses(
         scheme_loss = network_loss(
             [
                 mlp.output(_kept_input(batch, scheme, random))
-                for batch in reader.batches(index, rank)
+                for _, batch in reader.batches(index, rank)
             ]
         )
         recovered[scheme] = 1.0 - (scheme_loss - model) / (zero - model)

@@ -26,6 +26,7 @@ from ._engine._code_activation import keep_above, keep_largest
 from ._engine._site_scaling import is_constant
 from ._engine._tensors import to_numpy, to_tensor, torch_dtype
 from ._mlp_weights import MLPWeights
+from ._sharded_activations import ShardedActivations
 from ._site_mlps import check_mlps
 from ._training_run import FittedWeights, TrainingRun
 
@@ -70,6 +71,8 @@ class BaseInteractionCoder(
         "l1_coefficient": [Interval(Real, 0, None, closed="left")],
         "lam": [Interval(Real, 0, None, closed="left")],
         "lam_fidelity": [Interval(Real, 0, None, closed="left")],
+        "lam_margin": [Interval(Real, 0, None, closed="left")],
+        "lam_interval": [Interval(Real, 0, None, closed="left")],
         "n_dominant": [Interval(Integral, 1, None, closed="left")],
         "mlp": [MLPWeights, list, tuple, None],
         "center": ["boolean"],
@@ -98,6 +101,8 @@ class BaseInteractionCoder(
     l1_coefficient: float
     lam: float
     lam_fidelity: float
+    lam_margin: float
+    lam_interval: float
     n_dominant: int
     mlp: MLPWeights | list[MLPWeights] | tuple[MLPWeights, ...] | None
     center: bool
@@ -130,8 +135,8 @@ class BaseInteractionCoder(
         ----------
         X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
             Activations; :class:`InteractionSAE` takes the first shape only. float32
-            and float64 are used as they are, memory-mapped arrays are read batch
-            by batch.
+            and float64 are used as they are; memory-mapped arrays and
+            :class:`~sklearn_ccx.lm.ShardedActivations` are read batch by batch.
 
         y : Ignored
             Present for the scikit-learn API.
@@ -319,7 +324,8 @@ class BaseInteractionCoder(
         """
         check_is_fitted(self)
         X, n_sites = self._validate_activations(X), self.n_sites_
-        mean = X.mean(axis=0, dtype=np.float64)
+        batches = gen_batches(len(X), max(1, _INFERENCE_BYTES // (8 * X.shape[1])))
+        mean = sum(X[batch].sum(axis=0, dtype=np.float64) for batch in batches) / len(X)
         error_L, total_L, square_L = np.zeros((3, n_sites))
         for batch, codes_BM in self._encode_batches(X):
             codes = codes_BM.cpu().numpy()
@@ -347,7 +353,7 @@ class BaseInteractionCoder(
         if len(X.shape) == 2:
             check_mlps(self.mlp, n_sites, X.shape[1] // n_sites)
         probe = clone(self)
-        X = validate_data(probe, X, dtype=_DTYPES, ensure_min_samples=2)
+        X = _validate(probe, X, reset=True, ensure_min_samples=2)
         names = ("n_features_in_", "feature_names_in_")
         layout |= {name: getattr(probe, name) for name in names if hasattr(probe, name)}
         return X, layout
@@ -366,7 +372,7 @@ class BaseInteractionCoder(
                     f"(n_samples, {n_sites}, {width})."
                 )
         X = _flatten_sites(X)
-        return validate_data(self, X, dtype=_DTYPES, reset=False)
+        return _validate(self, X, reset=False)
 
     def _new_generator(self) -> torch.Generator:
         seed = check_random_state(self.random_state).randint(2**31 - 1)
@@ -491,6 +497,21 @@ def _as_array(X: Any) -> Any:
             X = X.float()
         return X.numpy()
     return X if hasattr(X, "shape") else np.asarray(X)
+
+
+def _validate(
+    estimator: BaseEstimator, X: Any, *, reset: bool, ensure_min_samples: int = 1
+) -> Any:
+    """Validate flattened activations. Those in shards are finite and are not read."""
+    if not isinstance(X, ShardedActivations):
+        checks = {"dtype": _DTYPES, "ensure_min_samples": ensure_min_samples}
+        return validate_data(estimator, X, reset=reset, **checks)
+    if len(X) < ensure_min_samples:
+        raise ValueError(
+            f"X has {len(X)} sample(s), but {type(estimator).__name__} needs at least "
+            f"{ensure_min_samples}."
+        )
+    return validate_data(estimator, X, reset=reset, skip_check_array=True)
 
 
 def _flatten_sites(X: Any) -> Any:

@@ -39,7 +39,8 @@ class InteractionCrosscoder(BaseInteractionCoder):
         + \mathtt{lam} \sum_p \frac{E_b I_p(b)}{\mathrm{Lip}_p \, \mathrm{mass}_p}
         + \mathtt{lam\_fidelity} \sum_p (1 - R^2_p),
 
-    summed over sites :math:`l` and MLPs :math:`p`; see the user guide.
+    summed over sites :math:`l` and MLPs :math:`p`; see the user guide. `lam_margin` and
+    `lam_interval` can add two terms that train for the proofs of :func:`certify`.
 
     Parameters
     ----------
@@ -73,6 +74,18 @@ class InteractionCrosscoder(BaseInteractionCoder):
     lam_fidelity : float, default=0.0
         Strength of the one-feature infidelity: :math:`1 - R^2` of each MLP's output
         when every neuron keeps its `n_dominant` largest contributions only.
+
+    lam_margin : float, default=0.0
+        Strength of the proved margin, for MLPs whose output is the logits of a
+        classifier: the cross-entropy of the MLP's own prediction under the worst
+        logits that the intervals of :func:`certify_classifier` allow. It raises the
+        share of certified predictions and needs no labels; see the user guide for what
+        it costs.
+
+    lam_interval : float, default=0.0
+        Strength of the proved error, for outputs of any kind: the largest
+        :math:`1 - R^2` of each MLP's output that the intervals of :func:`certify`
+        allow.
 
     n_dominant : int, default=1
         How many features a neuron may keep before the others count as
@@ -270,6 +283,8 @@ class InteractionCrosscoder(BaseInteractionCoder):
         l1_coefficient: float = 0.2,
         lam: float = 0.1,
         lam_fidelity: float = 0.0,
+        lam_margin: float = 0.0,
+        lam_interval: float = 0.0,
         n_dominant: int = 1,
         mlp: MLPWeights | list[MLPWeights] | tuple[MLPWeights, ...] | None = None,
         n_sites: int | None = None,
@@ -297,6 +312,8 @@ class InteractionCrosscoder(BaseInteractionCoder):
         self.l1_coefficient = l1_coefficient
         self.lam = lam
         self.lam_fidelity = lam_fidelity
+        self.lam_margin = lam_margin
+        self.lam_interval = lam_interval
         self.n_dominant = n_dominant
         self.mlp = mlp
         self.n_sites = n_sites
@@ -363,7 +380,8 @@ class InteractionSAE(BaseInteractionCoder):
         + \mathtt{lam\_fidelity} \sum_p (1 - R^2_p),
 
     summed over MLPs :math:`p`; see :class:`InteractionCrosscoder` for the interaction
-    :math:`I_p(b)` of sample :math:`b`.
+    :math:`I_p(b)` of sample :math:`b`. `lam_margin` and `lam_interval` can add two
+    terms that train for the proofs of :func:`certify`.
 
     Parameters
     ----------
@@ -397,6 +415,18 @@ class InteractionSAE(BaseInteractionCoder):
     lam_fidelity : float, default=0.0
         Strength of the one-feature infidelity: :math:`1 - R^2` of each MLP's output
         when every neuron keeps its `n_dominant` largest contributions only.
+
+    lam_margin : float, default=0.0
+        Strength of the proved margin, for MLPs whose output is the logits of a
+        classifier: the cross-entropy of the MLP's own prediction under the worst
+        logits that the intervals of :func:`certify_classifier` allow. It raises the
+        share of certified predictions and needs no labels; see the user guide for what
+        it costs.
+
+    lam_interval : float, default=0.0
+        Strength of the proved error, for outputs of any kind: the largest
+        :math:`1 - R^2` of each MLP's output that the intervals of :func:`certify`
+        allow.
 
     n_dominant : int, default=1
         How many features a neuron may keep before the others count as
@@ -587,6 +617,8 @@ class InteractionSAE(BaseInteractionCoder):
         l1_coefficient: float = 0.2,
         lam: float = 0.1,
         lam_fidelity: float = 0.0,
+        lam_margin: float = 0.0,
+        lam_interval: float = 0.0,
         n_dominant: int = 1,
         mlp: MLPWeights | list[MLPWeights] | tuple[MLPWeights, ...] | None = None,
         center: bool = True,
@@ -613,6 +645,8 @@ class InteractionSAE(BaseInteractionCoder):
         self.l1_coefficient = l1_coefficient
         self.lam = lam
         self.lam_fidelity = lam_fidelity
+        self.lam_margin = lam_margin
+        self.lam_interval = lam_interval
         self.n_dominant = n_dominant
         self.mlp = mlp
         self.center = center

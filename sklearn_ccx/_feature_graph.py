@@ -84,15 +84,15 @@ def neuron_writes(coder: BaseInteractionCoder) -> FloatArray:
 
     Returns
     -------
-    ndarray of shape (n_components, n_neurons)
-        The neurons of all MLPs side by side.
+    ndarray of shape (n_components, n_inputs)
+        The neurons of all MLPs side by side. Gated neurons have two inputs.
     """
     dtype, device = torch_dtype(coder.components_.dtype), torch.device("cpu")
     n_sites = coder.n_sites_
     weights = check_mlps(coder.mlp, n_sites, coder.n_features_in_ // n_sites)
     mlps = freeze_mlps(weights, coder.intercept_, n_sites, dtype=dtype, device=device)
     components_MF = to_tensor(coder.components_, dtype, device)
-    writes = [mlp.neuron_inputs(components_MF) * mlp.output_norm_N for mlp in mlps]
+    writes = [mlp.neuron_inputs(components_MF) * mlp.input_norm for mlp in mlps]
     return torch.cat(writes, dim=1).abs().numpy()
 
 

@@ -9,11 +9,9 @@ from scipy import sparse
 from torch import Tensor
 
 from ._base import BaseInteractionCoder
-from ._engine._frozen_mlp import FrozenMLP
-from ._engine._interaction_loss import dominant_share_sum, interaction_bound
-from ._engine._kernels import kernels_for
+from ._engine._contributions import Contributions
 from ._engine._pair_accumulator import PairAccumulator
-from ._neurons import MLPs, NeuronBatch, NeuronReader, check_n_dominant
+from ._neurons import MLPs, NeuronReader, check_n_dominant
 
 
 def interaction_scores(
@@ -33,7 +31,8 @@ def interaction_scores(
                \Bigl(\sum_h |p_{bnh}| - \max_h |p_{bnh}|\Bigr)
 
     bounds how far the output of the MLP on the reconstruction is from its output if
-    every neuron kept only the feature that contributes most.
+    every neuron kept only the feature that contributes most. A gated MLP has a bound of
+    its own; see :ref:`gated-mlps`.
 
     Parameters
     ----------
@@ -88,12 +87,9 @@ def interaction_scores(
     n_dominant = check_n_dominant(n_dominant, estimator)
     scores = np.empty((len(reader.X), len(reader.mlps)))
     for index, frozen in enumerate(reader.mlps):
-        for batch in reader.batches(index, n_dominant):
-            bound_B = interaction_bound(
-                batch.codes, batch.M_MN, batch.dominant_RBN, frozen.output_norm_N
-            )
-            bound_B = bound_B.clamp(min=0.0) * frozen.nonlinearity.lipschitz
-            scores[batch.rows, index] = bound_B.cpu().numpy()
+        for rows, contributions in reader.batches(index, n_dominant):
+            bound_B = contributions.bound().clamp(min=0.0) * frozen.bound_factor
+            scores[rows, index] = bound_B.cpu().numpy()
     return scores if per_mlp else scores.sum(axis=1)
 
 
@@ -159,10 +155,8 @@ def dominant_share(
     n_dominant = check_n_dominant(n_dominant, estimator)
     total = count = 0.0
     for index in range(len(reader.mlps)):
-        for batch in reader.batches(index, n_dominant):
-            share_sum, n_reached = dominant_share_sum(
-                batch.codes, batch.M_MN, batch.dominant_RBN
-            )
+        for _, contributions in reader.batches(index, n_dominant):
+            share_sum, n_reached = contributions.share_sum()
             total, count = total + float(share_sum), count + float(n_reached)
     return total / count if count else math.nan
 
@@ -184,7 +178,8 @@ def interaction_matrix(
 
     summed over the MLPs: how much feature `j` sends to the neurons that feature `i`
     dominates. ``A.sum()`` is the mean of :func:`interaction_scores` up to the
-    Lipschitz constant of the nonlinearity, which is left out here.
+    Lipschitz constant of the nonlinearity, which is left out here (but is part of the
+    contributions to gated MLPs; see :ref:`gated-mlps`).
 
     Parameters
     ----------
@@ -241,9 +236,9 @@ def interaction_matrix(
     reader = NeuronReader(estimator, X, mlp, batch_size)
     n_components = len(estimator.components_)
     sums = PairAccumulator(n_components, reader.device)
-    for index, frozen in enumerate(reader.mlps):
-        for batch in reader.batches(index, n_dominant=1):
-            sums.add(*_pair_sums(batch, frozen))
+    for index in range(len(reader.mlps)):
+        for _, contributions in reader.batches(index, n_dominant=1):
+            sums.add(*_pair_sums(contributions))
     if normalize is None:
         return sums.total() / len(reader.X)
     counts = PairAccumulator(n_components, reader.device)
@@ -255,13 +250,10 @@ def interaction_matrix(
     return sums.total().multiply(n_both_active).tocsr()
 
 
-def _pair_sums(batch: NeuronBatch, mlp: FrozenMLP) -> tuple[Tensor, Tensor, Tensor]:
+def _pair_sums(contributions: Contributions) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of features of each sample of a batch, and their interaction."""
-    kernels = kernels_for(batch.M_MN.device)
-    sums_BSS = kernels.pair_sums(
-        batch.codes, batch.M_MN, mlp.output_norm_N, batch.entry_RBN[0]
-    )
-    dominant_P, other_P, slots_P = batch.codes.pairs()
+    sums_BSS = contributions.pair_sums()
+    dominant_P, other_P, slots_P = contributions.codes.pairs()
     values_P = sums_BSS.flatten()[slots_P]
     interacts_P = (values_P != 0) & (dominant_P != other_P)
     return dominant_P[interacts_P], other_P[interacts_P], values_P[interacts_P]

@@ -19,8 +19,10 @@ class MLPWeights:
     r"""Weights of an MLP that reads activations, as an immutable value.
 
     The MLP is :math:`f(u) = \varphi(u W_{in} + b_{in}) W_{out} + b_{out}`, with one
-    row of samples `u` per row of activations at its input site. Pass it, or a list
-    with one for each MLP, as the ``mlp`` parameter of
+    row of samples `u` per row of activations at its input site. With ``W_gate`` it is
+    gated, as in most recent language models,
+    :math:`f(u) = (\varphi(u W_{gate} + b_{gate}) \odot (u W_{in} + b_{in})) W_{out}
+    + b_{out}`. Pass it, or a list with one for each MLP, as the ``mlp`` parameter of
     :class:`InteractionCrosscoder` and :class:`InteractionSAE`.
 
     Parameters
@@ -37,6 +39,13 @@ class MLPWeights:
     b_out : array-like of shape (d_out,), default=None
         Bias of the output. None is zero.
 
+    W_gate : array-like of shape (d, n_neurons), default=None
+        Input weights of the gate: what goes through the nonlinearity, while
+        ``u W_in + b_in`` multiplies it. None is an MLP without a gate.
+
+    b_gate : array-like of shape (n_neurons,), default=None
+        Bias of the gate. None is zero.
+
     activation : str, default="relu"
         The nonlinearity :math:`\varphi`: "relu", "gelu", "gelu_tanh", "silu", "tanh",
         "logistic" or "identity". "gelu" is the exact form, "gelu_tanh" its tanh
@@ -49,6 +58,9 @@ class MLPWeights:
     ----------
     W_in, W_out, b_in, b_out : ndarray
         Read-only arrays of the given shapes and one common dtype.
+
+    W_gate, b_gate : ndarray or None
+        The same; None where there is no gate.
 
     activation : str
         Name of the nonlinearity.
@@ -87,12 +99,24 @@ class MLPWeights:
     MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu', site=1)
     """
 
-    __slots__ = ("W_in", "W_out", "activation", "b_in", "b_out", "lipschitz", "site")
+    __slots__ = (
+        "W_gate",
+        "W_in",
+        "W_out",
+        "activation",
+        "b_gate",
+        "b_in",
+        "b_out",
+        "lipschitz",
+        "site",
+    )
 
     W_in: FloatArray
     W_out: FloatArray
     b_in: FloatArray
     b_out: FloatArray
+    W_gate: FloatArray | None
+    b_gate: FloatArray | None
     activation: str
     site: int
     lipschitz: float
@@ -104,6 +128,8 @@ class MLPWeights:
         *,
         b_in: npt.ArrayLike | None = None,
         b_out: npt.ArrayLike | None = None,
+        W_gate: npt.ArrayLike | None = None,
+        b_gate: npt.ArrayLike | None = None,
         activation: str = "relu",
         site: int = 0,
     ) -> None:
@@ -119,6 +145,13 @@ class MLPWeights:
                 "W_in and W_out must not be empty; "
                 f"got shapes {W_in.shape} and {W_out.shape}."
             )
+        if W_gate is None and b_gate is not None:
+            raise ValueError("b_gate needs W_gate; pass both or neither.")
+        if W_gate is not None and np.shape(W_gate) != W_in.shape:
+            raise ValueError(
+                f"W_gate must have the shape of W_in, {W_in.shape}; "
+                f"got {np.shape(W_gate)}."
+            )
         if activation not in NONLINEARITIES:
             raise ValueError(
                 f"activation must be one of {sorted(NONLINEARITIES)}; "
@@ -128,13 +161,21 @@ class MLPWeights:
             raise ValueError(f"site must be an integer from 0; got {site!r}.")
         single = W_in.dtype == W_out.dtype == np.float32
         dtype = np.dtype(np.float32 if single else np.float64)
-        arrays = {
+        arrays: dict[str, Any] = {
             "W_in": W_in,
             "W_out": W_out,
             "b_in": _bias("b_in", b_in, W_in.shape[1]),
             "b_out": _bias("b_out", b_out, W_out.shape[1]),
+            "W_gate": None,
+            "b_gate": None,
         }
+        if W_gate is not None:
+            arrays["W_gate"] = W_gate
+            arrays["b_gate"] = _bias("b_gate", b_gate, W_in.shape[1])
         for name, array in arrays.items():
+            if array is None:
+                object.__setattr__(self, name, None)
+                continue
             array = np.array(array, dtype=dtype)
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} contains NaN or infinity.")
@@ -217,6 +258,7 @@ class MLPWeights:
         linear_out: nn.Linear,
         activation: str | nn.Module,
         *,
+        linear_gate: nn.Linear | None = None,
         site: int = 0,
     ) -> "MLPWeights":
         """Take the two linear layers of a torch MLP.
@@ -230,6 +272,10 @@ class MLPWeights:
             A name as in :class:`MLPWeights`, or one of ``nn.ReLU``, ``nn.GELU``
             (either form), ``nn.SiLU``, ``nn.Tanh``, ``nn.Sigmoid`` and
             ``nn.Identity``.
+
+        linear_gate : torch.nn.Linear, default=None
+            For a gated MLP, the layer before the nonlinearity; `linear_in` is then
+            the one that multiplies its output (``up_proj`` in Llama).
 
         site : int, default=0
             The site of the activations that the MLP reads.
@@ -251,7 +297,10 @@ class MLPWeights:
         >>> MLPWeights.from_torch(nn.Linear(8, 32), nn.Linear(32, 8), nn.GELU())
         MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu', site=0)
         """
-        for name, linear in (("linear_in", linear_in), ("linear_out", linear_out)):
+        layers = {"linear_in": linear_in, "linear_out": linear_out}
+        if linear_gate is not None:
+            layers["linear_gate"] = linear_gate
+        for name, linear in layers.items():
             if not isinstance(linear, nn.Linear):
                 raise TypeError(
                     f"{name} must be a torch.nn.Linear; got {type(linear).__name__}. "
@@ -264,6 +313,8 @@ class MLPWeights:
             _weight(linear_out),
             b_in=_array(linear_in.bias),
             b_out=_array(linear_out.bias),
+            W_gate=None if linear_gate is None else _weight(linear_gate),
+            b_gate=None if linear_gate is None else _array(linear_gate.bias),
             activation=activation,
             site=site,
         )
@@ -279,14 +330,15 @@ class MLPWeights:
 
     def __reduce__(self) -> tuple[Any, ...]:
         arrays = (self.W_in, self.W_out, self.b_in, self.b_out)
-        return _restore, (*arrays, self.activation, self.site)
+        gate = (self.W_gate, self.b_gate)
+        return _restore, (*arrays, self.activation, self.site, *gate)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MLPWeights):
             return NotImplemented
         return (self.activation, self.site) == (other.activation, other.site) and all(
             np.array_equal(getattr(self, name), getattr(other, name))
-            for name in ("W_in", "W_out", "b_in", "b_out")
+            for name in ("W_in", "W_out", "b_in", "b_out", "W_gate", "b_gate")
         )
 
     def __hash__(self) -> int:
@@ -294,9 +346,10 @@ class MLPWeights:
 
     def __repr__(self) -> str:
         d, n_neurons = self.W_in.shape
+        gated = "" if self.W_gate is None else ", gated=True"
         return (
             f"MLPWeights(d={d}, n_neurons={n_neurons}, d_out={self.W_out.shape[1]}, "
-            f"activation={self.activation!r}, site={self.site})"
+            f"activation={self.activation!r}, site={self.site}{gated})"
         )
 
 
@@ -307,9 +360,18 @@ def _restore(
     b_out: FloatArray,
     activation: str,
     site: int,
+    W_gate: FloatArray | None,
+    b_gate: FloatArray | None,
 ) -> MLPWeights:
     return MLPWeights(
-        W_in, W_out, b_in=b_in, b_out=b_out, activation=activation, site=site
+        W_in,
+        W_out,
+        b_in=b_in,
+        b_out=b_out,
+        W_gate=W_gate,
+        b_gate=b_gate,
+        activation=activation,
+        site=site,
     )
 
 

@@ -1,8 +1,6 @@
 """A fitted estimator's features at the neurons of its MLPs, batch by batch."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,8 @@ from sklearn.utils.validation import check_is_fitted, check_scalar
 from torch import Tensor
 
 from ._base import BaseInteractionCoder
+from ._engine._contributions import Contributions
 from ._engine._frozen_mlp import FrozenMLP
-from ._engine._kernels import kernels_for
 from ._engine._sparse_codes import SparseCodes
 from ._engine._tensors import to_tensor, torch_dtype
 from ._mlp_weights import MLPWeights
@@ -23,34 +21,6 @@ MLPs = MLPWeights | Sequence[MLPWeights] | None
 
 # Samples read at a time: their contributions are held for every neuron.
 _DEFAULT_BATCH_SIZE = 512
-
-
-@dataclass(frozen=True)
-class NeuronBatch:
-    """Codes of some samples and what dominates the neurons of one MLP.
-
-    Parameters
-    ----------
-    rows : slice
-        Which samples.
-    codes : SparseCodes
-        Their codes.
-    M_MN : Tensor of shape (M, N)
-        What one unit of each feature writes to each neuron.
-    entry_RBN : Tensor of shape (R, B, N)
-        Dominant entries of the codes, -1 for none.
-    """
-
-    rows: slice
-    codes: SparseCodes
-    M_MN: Tensor
-    entry_RBN: Tensor
-
-    @cached_property
-    def dominant_RBN(self) -> Tensor:
-        """Contributions of the dominant features, (R, B, N)."""
-        kernels = kernels_for(self.M_MN.device)
-        return kernels.dominant_contributions(self.codes, self.M_MN, self.entry_RBN)
 
 
 class NeuronReader:
@@ -132,16 +102,16 @@ class NeuronReader:
         for _, codes_BM in self._estimator._encode_batches(self.X, self._batch_size):
             yield SparseCodes.from_dense(codes_BM)
 
-    def batches(self, mlp_index: int, n_dominant: int) -> Iterator[NeuronBatch]:
-        """The samples at the neurons of one MLP."""
-        components_MF = self.tensor(self._estimator.components_)
-        M_MN = self.mlps[mlp_index].neuron_inputs(components_MF)
-        kernels = kernels_for(self.device)
+    def batches(
+        self, mlp_index: int, n_dominant: int
+    ) -> Iterator[tuple[slice, Contributions]]:
+        """What the features write to the neurons of one MLP, batch by batch."""
+        mlp = self.mlps[mlp_index]
+        M_MN = mlp.neuron_inputs(self.tensor(self._estimator.components_))
         encoded = self._estimator._encode_batches(self.X, self._batch_size)
         for rows, codes_BM in encoded:
             codes = SparseCodes.from_dense(codes_BM)
-            entry_RBN = kernels.dominant_entries(codes, M_MN, n_dominant)
-            yield NeuronBatch(rows, codes, M_MN, entry_RBN)
+            yield rows, mlp.contributions(codes, M_MN, n_dominant)
 
 
 def check_n_dominant(n_dominant: int | None, estimator: BaseInteractionCoder) -> int:

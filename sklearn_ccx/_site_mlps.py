@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ._engine._frozen_gated_mlp import FrozenGatedMLP
 from ._engine._frozen_mlp import FrozenMLP
 from ._engine._nonlinearity import NONLINEARITIES
 from ._engine._tensors import to_tensor
@@ -49,6 +50,32 @@ def check_mlps(
     return mlps
 
 
+def check_provable(
+    mlps: list[MLPWeights] | None, lam_margin: float, lam_interval: float
+) -> None:
+    """Check that the losses on proofs fit the MLPs.
+
+    Raises
+    ------
+    ValueError
+        If there are no logits to take a margin of, or an MLP is gated.
+    """
+    if mlps is None:
+        if lam_margin > 0:
+            raise ValueError(
+                "lam_margin needs mlp, an MLP of which the output is the logits of a "
+                "classifier; use lam_interval for other outputs."
+            )
+        return
+    if max(lam_margin, lam_interval) > 0:
+        for index, mlp in enumerate(mlps):
+            if mlp.W_gate is not None:
+                raise ValueError(
+                    f"mlp[{index}] is gated, which lam_margin and lam_interval do not "
+                    "cover; use lam or lam_fidelity."
+                )
+
+
 def freeze_mlps(
     mlps: list[MLPWeights] | None,
     offset: npt.NDArray[Any],
@@ -88,14 +115,22 @@ def freeze_mlps(
             )
             for site in range(n_sites)
         ]
-    return [
-        FrozenMLP(
-            site=mlp.site,
-            nonlinearity=NONLINEARITIES[mlp.activation],
-            W_in_DN=tensor(mlp.W_in),
-            W_out_NO=tensor(mlp.W_out),
-            bias_N=tensor(mlp.b_in + offset_LD[mlp.site] @ mlp.W_in),
-            output_norm_N=tensor(np.linalg.norm(mlp.W_out, axis=1)),
+    frozen = []
+    for mlp in mlps:
+        W_in, b_in = mlp.W_in, mlp.b_in
+        frozen_class = FrozenMLP
+        if mlp.W_gate is not None and mlp.b_gate is not None:
+            W_in, b_in = np.hstack([mlp.W_gate, W_in]), np.hstack([mlp.b_gate, b_in])
+            frozen_class = FrozenGatedMLP
+        frozen.append(
+            frozen_class(
+                site=mlp.site,
+                nonlinearity=NONLINEARITIES[mlp.activation],
+                W_in_DN=tensor(W_in),
+                W_out_NO=tensor(mlp.W_out),
+                bias_N=tensor(b_in + offset_LD[mlp.site] @ W_in),
+                output_norm_N=tensor(np.linalg.norm(mlp.W_out, axis=1)),
+                b_out_O=tensor(mlp.b_out),
+            )
         )
-        for mlp in mlps
-    ]
+    return frozen

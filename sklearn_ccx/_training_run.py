@@ -28,7 +28,7 @@ from ._engine._model import CrosscoderModel, LossStrengths
 from ._engine._site_scaling import SiteScaling, measure_sites
 from ._engine._tensors import to_tensor, torch_dtype
 from ._engine._training import PASS_METRICS, DivergenceError, Schedule, Trainer
-from ._site_mlps import check_mlps, freeze_mlps
+from ._site_mlps import check_mlps, check_provable, freeze_mlps
 
 if TYPE_CHECKING:
     from ._base import BaseInteractionCoder
@@ -140,6 +140,8 @@ class TrainingRun:
             lam_fidelity=float(estimator.lam_fidelity),
             n_dominant=estimator.n_dominant,
             aux_k=width // 2 if estimator.aux_k is None else estimator.aux_k,
+            lam_margin=float(estimator.lam_margin),
+            lam_interval=float(estimator.lam_interval),
         )
         variance_L = self.scaling.training_variance_L
         variance_L[self.scaling.is_constant_L] = math.inf
@@ -326,6 +328,7 @@ def _in_training_units(
     dtype, device = estimator._output_dtype(X), estimator._torch_device()
     n_sites = len(scaling.scale_L)
     mlps = check_mlps(estimator.mlp, n_sites, X.shape[1] // n_sites)
+    check_provable(mlps, estimator.lam_margin, estimator.lam_interval)
     frozen = freeze_mlps(
         mlps, scaling.offset_F, n_sites, dtype=torch_dtype(dtype), device=device
     )

@@ -10,24 +10,25 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 # Large enough for the memory and the time that they take to be measured at all.
 SHAPES = (
-    "--batch 128 --features 512 --sites 2 --width 64 --mlps 2 --neurons 1024 --k 8"
-).split()
+    "--batch 128 --features 512 --sites 2 --width 64 --mlps 2 --neurons 1024 --k 8 "
+    "--repeats 1"
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options", "expected"),
     [
-        ("penalty", [*SHAPES, "--repeats", "1"], "÷ floor"),
-        ("scaling", [*SHAPES, "--repeats", "1"], "active features"),
+        ("penalty", SHAPES, "÷ floor"),
+        ("scaling", SHAPES, "active features"),
         (
             "matrix",
-            "--features 24 --width 6 --neurons 12 --k 3 --rows 300 --repeats 1".split(),
+            "--features 24 --width 6 --neurons 12 --k 3 --rows 300 --repeats 1",
             "rows/s",
         ),
         (
             "step",
-            "--sae 6 24 3 8 --crosscoder 8 24 2 6 2 12 3 --repeats 1".split(),
+            "--sae 6 24 3 8 --crosscoder 8 24 2 6 2 12 3 --repeats 1",
             "with penalty",
         ),
     ],
@@ -35,7 +36,7 @@ SHAPES = (
 def test_benchmark_prints_its_table(script, options, expected, tmp_path):
     pytest.importorskip("numba")
     result = subprocess.run(
-        [sys.executable, str(BENCHMARKS / f"{script}.py"), *options],
+        [sys.executable, str(BENCHMARKS / f"{script}.py"), *options.split()],
         capture_output=True,
         text=True,
         encoding="utf-8",

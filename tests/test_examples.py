@@ -117,3 +117,42 @@ def test_plot_displays():
 
     assert len(matplotlib.pyplot.get_fignums()) == 5
     matplotlib.pyplot.close("all")
+
+
+def test_plot_certify(tmp_path, monkeypatch, capsys):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    source = (EXAMPLES / "plot_certify.py").read_text(encoding="utf-8")
+    for full, reduced in [
+        ("max_iter=100", "max_iter=6"),
+        ("max_iter=500", "max_iter=500, early_stopping=True"),
+        (
+            "max_iter=200,\n        random_state=0,\n    ).fit(A_varied)",
+            "max_iter=20).fit(A_varied)",
+        ),
+        ("200, 300, 400, 500", "300"),
+        ("n_jobs=2", "n_jobs=1"),
+    ]:
+        assert full in source
+        source = source.replace(full, reduced)
+
+    namespace = {"__name__": "__main__"}
+    exec(compile(source, "plot_certify.py", "exec"), namespace)
+
+    assert (tmp_path / "plot_certify.png").stat().st_size > 10_000
+    settings, names = namespace["settings"], namespace["names"]
+    for setting, model in zip(settings, namespace["models"], strict=True):
+        assert setting.items() <= model.get_params().items()
+    shares = {
+        name: certificate.certified_agreement
+        for name, certificate in zip(names, namespace["certificates"], strict=True)
+    }
+    assert shares["k=2, lam_margin=1"] > shares["k=2"] + 0.1
+    tightness = namespace["tightness"]
+    assert tightness == sorted(tightness)
+    assert tightness[-1] <= 1
+    printed = capsys.readouterr().out.splitlines()
+    for name in [*names, *namespace["clusters"]]:
+        assert sum(line.startswith(f"{name} ") for line in printed) == 1
+    matplotlib.pyplot.close("all")

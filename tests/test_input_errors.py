@@ -19,6 +19,8 @@ def fit(acts, **kwargs):
         ({"lam": -0.1}, "'lam' parameter"),
         ({"lam": np.nan}, "'lam' parameter"),
         ({"lam_fidelity": -1}, "'lam_fidelity' parameter"),
+        ({"lam_margin": -1}, "'lam_margin' parameter"),
+        ({"lam_interval": -1}, "'lam_interval' parameter"),
         ({"k": 0}, "'k' parameter"),
         ({"n_components": 0}, "'n_components' parameter"),
         ({"n_dominant": 0}, "'n_dominant' parameter"),

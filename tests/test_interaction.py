@@ -51,6 +51,13 @@ def test_scores_equal_the_loop(fitted, acts, mlps, batch_size, n_dominant):
     assert_allclose(total, scores.sum(axis=1), atol=1e-9)
 
 
+@pytest.mark.parametrize("k", [1, 2])
+def test_scores_are_zero_where_all_active_features_are_kept(acts, k):
+    sae = InteractionSAE(k=k, activation="topk", max_iter=20, random_state=0)
+    X = acts[:, 0] * 1000
+    assert not interaction_scores(sae.fit(X), X, n_dominant=k).any()
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, None])
 def test_matrix_equals_the_loop(fitted, acts, mlps, batch_size):
     A = interaction_matrix(fitted, acts, batch_size=batch_size)

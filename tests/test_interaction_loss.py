@@ -278,7 +278,7 @@ def test_the_frozen_network_gets_no_gradient():
         for value in vars(mlp).values()
         if isinstance(value, torch.Tensor)
     ]
-    assert len(tensors) == 4
+    assert len(tensors) == 5
     assert not any(tensor.requires_grad for tensor in tensors)
 
 

@@ -5,6 +5,8 @@ that feature, code and gradient of each are one lookup away. :mod:`._dominance_n
 has the same functions for the CPU, compiled, and :mod:`._dominance_triton` for CUDA.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,7 @@ def dominant_entries(codes: SparseCodes, M_MN: Tensor, n_dominant: int) -> Tenso
     """Find the entries that contribute most to each neuron on each sample.
 
     The contribution of an entry of feature ``h`` and value ``a`` to neuron ``n`` is
-    ``a * M[h, n]``. The entries are visited slot by slot (the first of every sample,
-    then the second, ...), so that nothing larger than ``n_dominant * B * N`` is held.
+    ``a * M[h, n]``.
 
     Parameters
     ----------
@@ -33,9 +34,43 @@ def dominant_entries(codes: SparseCodes, M_MN: Tensor, n_dominant: int) -> Tenso
         Entries by falling magnitude of their contribution, -1 where fewer than
         ``n_dominant`` contribute. Ties go to the feature with the lower index.
     """
-    codes, M_MN = codes.detach(), M_MN.detach()
-    n_samples, n_neurons = len(codes), M_MN.shape[1]
-    values_A1 = codes.values_A.unsqueeze(1)
+    codes = codes.detach()
+    values_A1, magnitude_MN = codes.values_A.unsqueeze(1), M_MN.detach().abs()
+
+    def sizes(entry_S: Tensor) -> Tensor:
+        return magnitude_MN[codes.features_A[entry_S]] * values_A1[entry_S]
+
+    return largest_entries(codes, M_MN.shape[1], n_dominant, sizes)
+
+
+def largest_entries(
+    codes: SparseCodes,
+    n_neurons: int,
+    n_dominant: int,
+    sizes: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Find the entries that are largest at each neuron on each sample.
+
+    The entries are visited slot by slot (the first of every sample, then the second,
+    ...), so that nothing larger than ``n_dominant * B * N`` is held.
+
+    Parameters
+    ----------
+    codes : SparseCodes
+        Codes of B samples.
+    n_neurons : int
+        ``N``.
+    n_dominant : int
+        How many entries to find.
+    sizes : callable
+        Non-negative sizes at all neurons, (S, N), of some entries, (S,).
+
+    Returns
+    -------
+    Tensor of shape (R, B, N), int64
+        As :func:`dominant_entries` returns.
+    """
+    n_samples = len(codes)
     # Samples with many entries first: those that still have one in a slot are then a
     # leading block.
     n_entries_B, order_B = torch.sort(codes.n_entries(), descending=True, stable=True)
@@ -43,16 +78,15 @@ def dominant_entries(codes: SparseCodes, M_MN: Tensor, n_dominant: int) -> Tenso
     n_entries = n_entries_B.tolist()
 
     shape_RBN = (n_dominant, n_samples, n_neurons)
-    largest_RBN = M_MN.new_zeros(shape_RBN)
-    entry_RBN = torch.full(shape_RBN, -1, dtype=torch.int64, device=M_MN.device)
-    magnitude_MN = M_MN.abs()
+    largest_RBN = codes.values_A.new_zeros(shape_RBN)
+    entry_RBN = torch.full_like(largest_RBN, -1, dtype=torch.int64)
 
     n_left = n_samples
     for slot in range(n_entries[0] if n_entries else 0):
         while n_entries[n_left - 1] <= slot:
             n_left -= 1
         entry_S = first_entry_B[:n_left] + slot
-        candidate_SN = magnitude_MN[codes.features_A[entry_S]] * values_A1[entry_S]
+        candidate_SN = sizes(entry_S)
         candidate_entry_SN = entry_S.unsqueeze(1)
         # Insertion: from the first rank that the candidate wins, the entries held
         # move down by one, so that equal ones keep their order.
@@ -143,18 +177,27 @@ def pair_sums(
         First the slot of the dominant entry in its row, then that of the other; S is
         the largest number of entries of a row.
     """
+    weighted_MN, values_A1 = M_MN.abs() * output_norm_N, codes.values_A.unsqueeze(1)
+
+    def sent(entry_S: Tensor) -> Tensor:
+        return weighted_MN[codes.features_A[entry_S]].mul_(values_A1[entry_S])
+
+    return pair_sums_of(codes, entry_BN, sent)
+
+
+def pair_sums_of(
+    codes: SparseCodes, entry_BN: Tensor, sent: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Sum as in :func:`pair_sums` what ``sent`` says of some entries, (S, N)."""
     n_entries_B = codes.n_entries()
     n_slots = int(n_entries_B.max())
     # Where no entry is dominant nothing is sent, so that any slot will do.
     slot_BN = (entry_BN - codes.first_entry_B.unsqueeze(1)).clamp(min=0)
-    weighted_MN = M_MN.abs() * output_norm_N
-    sums_BSS = weighted_MN.new_zeros((len(codes), n_slots, n_slots))
+    sums_BSS = codes.values_A.new_zeros((len(codes), n_slots, n_slots))
     for slot in range(n_slots):
         exists_B = n_entries_B > slot
         entry_B = codes.first_entry_B[exists_B] + slot
-        sent_BN = weighted_MN[codes.features_A[entry_B]]
-        sent_BN *= codes.values_A[entry_B].unsqueeze(1)
         sums_BS = sums_BSS.new_zeros((len(entry_B), n_slots))
-        sums_BS.scatter_add_(1, slot_BN[exists_B], sent_BN)
+        sums_BS.scatter_add_(1, slot_BN[exists_B], sent(entry_B))
         sums_BSS[exists_B, :, slot] = sums_BS
     return sums_BSS

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ._contributions import Contributions, find_contributions
 from ._nonlinearity import Nonlinearity
+from ._sparse_codes import SparseCodes
 
 
 @dataclass(frozen=True)
 class FrozenMLP:
     r"""``phi(x W_in + bias) W_out`` on one site; no tensor requires a gradient.
 
-    The bias of the output is left out: no difference of outputs depends on it.
+    The bias of the output is left out of :meth:`output`: no difference of outputs
+    depends on it.
 
     Parameters
     ----------
@@ -39,6 +42,8 @@ class FrozenMLP:
         neurons receive from the centred data.
     output_variance : float
         Total variance of the MLP's output over the data.
+    b_out_O : Tensor of shape (O,) or None
+        Bias of the output; None is zero.
     """
 
     site: int
@@ -50,6 +55,17 @@ class FrozenMLP:
     site_scale: float = 1.0
     mass: float = 1.0
     output_variance: float = 1.0
+    b_out_O: Tensor | None = None
+
+    @property
+    def bound_factor(self) -> float:
+        """Constant that the bound of :meth:`contributions` leaves out."""
+        return self.nonlinearity.lipschitz
+
+    @property
+    def input_norm(self) -> Tensor:
+        """Output norm of the neuron that each input belongs to, (N,)."""
+        return self.output_norm_N
 
     def neuron_inputs(self, rows_F: Tensor) -> Tensor:
         """``rows[:, site] W_in``: what rows in training units write to the neurons.
@@ -75,12 +91,29 @@ class FrozenMLP:
         width = len(self.bias_N if self.W_in_DN is None else self.W_in_DN)
         return rows_F[:, self.site * width : (self.site + 1) * width]
 
+    def contributions(
+        self, codes: SparseCodes, M_MN: Tensor, n_dominant: int
+    ) -> Contributions:
+        """What the features of a batch write to the neurons."""
+        return find_contributions(codes, M_MN, self.output_norm_N, n_dominant)
+
+    def sent_mass(self, input_BN: Tensor, mean_N: Tensor) -> Tensor:
+        """Mass that the neurons receive from centred inputs, (B,).
+
+        What the mean writes to a neuron, ``mean_N``, is no part of it.
+        """
+        return input_BN.abs() @ self.output_norm_N
+
     def output(self, input_BN: Tensor) -> Tensor:
         """``phi(input + bias) W_out``."""
-        hidden_BN = self.nonlinearity.function(input_BN + self.bias_N)
+        hidden_BN = self.hidden(input_BN)
         if self.W_out_NO is None:
             return hidden_BN
         return (hidden_BN @ self.W_out_NO).to(hidden_BN.dtype)
+
+    def hidden(self, input_BN: Tensor) -> Tensor:
+        """``phi(input + bias)``."""
+        return self.nonlinearity.function(input_BN + self.bias_N)
 
     def in_training_units(self, site_scale: float) -> "FrozenMLP":
         """Copy that reads rows scaled by ``site_scale``."""
@@ -112,12 +145,13 @@ def measure_data_scale(
         Infinite where the data sends nothing, so that the term vanishes.
     """
     n_samples, mass = 0, 0.0
+    mean_input_N = mlp.neuron_inputs(mean_F.unsqueeze(0))[0]
     shift_O: Tensor | None = None
     sum_O = sum_of_squares_O = mlp.bias_N.new_zeros((), dtype=torch.float64)
     for x_BF in batches:
         n_samples += len(x_BF)
         input_BN = mlp.neuron_inputs(x_BF - mean_F)
-        mass += float((input_BN.abs() @ mlp.output_norm_N).double().sum())
+        mass += float(mlp.sent_mass(input_BN, mean_input_N).double().sum())
         output_BO = mlp.output(mlp.neuron_inputs(x_BF)).double()
         if shift_O is None:  # a shift near the mean keeps the sums from cancelling
             shift_O = output_BO.mean(dim=0)

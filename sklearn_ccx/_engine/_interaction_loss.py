@@ -6,11 +6,9 @@ neuron :math:`n` on sample :math:`b` and :math:`D_{bn}` the dominant features,
 .. math::
 
     I(b) = \mathrm{Lip}(\varphi) \sum_n \|W_{out}[n]\|
-           \Bigl(\sum_h |p_{bnh}| - \sum_{h \in D_{bn}} |p_{bnh}|\Bigr).
+           \Bigl(\sum_h |p_{bnh}| - \sum_{h \in D_{bn}} |p_{bnh}|\Bigr)
 
-The first sum over :math:`h` is separable, :math:`a_b \cdot (|M| w)`, so that only
-the dominant contributions are ever held per sample and neuron. The gradients come out
-of the forward pass, while ``M`` and the dominant features are at hand.
+for a plain MLP; :mod:`._gated_contributions` has that of a gated one.
 """
 
 from collections.abc import Sequence
@@ -21,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ._frozen_mlp import FrozenMLP
-from ._kernels import kernels_for
 from ._sparse_codes import SparseCodes
 
 
@@ -100,34 +97,26 @@ class _InteractionLoss(torch.autograd.Function):
         lam_fidelity: float,
         n_dominant: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kernels = kernels_for(values_A.device)
         needs_gradient = any(ctx.needs_input_grad)
         if needs_gradient:
             grad_values_A = values_A.new_zeros(values_A.shape)
             grad_W_MF = W_dec_MF.new_zeros(W_dec_MF.shape)
-        n_samples, total_code_M = len(codes), codes.sum_by_feature()
+        n_samples = len(codes)
         interaction, infidelity = x_BF.new_zeros(2)
         for mlp in mlps:
-            M_MN, norm_N = mlp.neuron_inputs(W_dec_MF), mlp.output_norm_N
-            entry_RBN = kernels.dominant_entries(codes, M_MN, n_dominant)
-            dominant_RBN = kernels.dominant_contributions(codes, M_MN, entry_RBN)
-            written_M = M_MN.abs() @ norm_N
-            dominant_N = dominant_RBN.abs().sum(dim=(0, 1))
-            bound = total_code_M @ written_M - dominant_N @ norm_N
-            interaction += bound / (n_samples * mlp.mass)
-            strength = lam / (n_samples * mlp.mass)
-            grad_RBN = dominant_RBN.sign() * (-strength * norm_N)
+            contributions = mlp.contributions(
+                codes, mlp.neuron_inputs(W_dec_MF), n_dominant
+            )
+            interaction += contributions.bound_sum() / (n_samples * mlp.mass)
+            grad_kept_BN = None
             if lam_fidelity > 0:
-                loss, grad_BN = _infidelity(dominant_RBN.sum(dim=0), x_BF, mlp)
+                kept_BN = contributions.dominant_RBN.sum(dim=0)
+                loss, grad_BN = _infidelity(kept_BN, x_BF, mlp)
                 infidelity += loss
-                grad_RBN += lam_fidelity * grad_BN
+                grad_kept_BN = lam_fidelity * grad_BN
             if needs_gradient:
-                grad_M_MN = kernels.sign_times_outer(
-                    M_MN, strength * total_code_M, norm_N
-                )
-                grad_values_A += strength * written_M[codes.features_A]
-                kernels.add_dominant_gradients(
-                    codes, M_MN, entry_RBN, grad_RBN, grad_values_A, grad_M_MN
+                grad_M_MN = contributions.add_gradients(
+                    lam / (n_samples * mlp.mass), grad_kept_BN, grad_values_A
                 )
                 mlp.add_row_gradients(grad_M_MN, grad_W_MF)
         if needs_gradient:
@@ -155,26 +144,3 @@ def _infidelity(kept_BN: Tensor, x_BF: Tensor, mlp: FrozenMLP) -> tuple[Tensor, 
         loss = squared_error_B.mean() / mlp.output_variance
         (grad_BN,) = torch.autograd.grad(loss, kept_BN)
     return loss.detach(), grad_BN
-
-
-def interaction_bound(
-    codes: SparseCodes, M_MN: Tensor, dominant_RBN: Tensor, output_norm_N: Tensor
-) -> Tensor:
-    """``I(b) / Lip`` of each sample, (B,)."""
-    written_M = M_MN.abs() @ output_norm_N
-    all_B = codes.sum_by_row(codes.values_A * written_M[codes.features_A])
-    dominant_B = dominant_RBN.abs().sum(dim=0) @ output_norm_N
-    return all_B - dominant_B
-
-
-def dominant_share_sum(
-    codes: SparseCodes, M_MN: Tensor, dominant_RBN: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Sum of ``max|p| / sum|p|`` over the neurons that receive any input.
-
-    Returns the sum and the number of pairs of sample and neuron it runs over.
-    """
-    all_BN = codes.decode(M_MN.abs())
-    reached_BN = all_BN > 0
-    share_BN = dominant_RBN.abs().sum(dim=0) / all_BN
-    return share_BN[reached_BN].clamp(max=1.0).sum(), reached_BN.sum()

@@ -9,6 +9,7 @@ from torch import Tensor
 from ._code_activation import CodeActivation, SelectingActivation
 from ._frozen_mlp import FrozenMLP
 from ._interaction_loss import interaction_losses
+from ._margin_loss import interval_loss, margin_loss
 from ._sparse_codes import SparseCodes, encode_active
 
 # Strength of the auxiliary loss that revives dead features (Gao et al., "Scaling
@@ -29,6 +30,8 @@ class LossStrengths:
     ----------
     lam, lam_fidelity : float
         Strengths of the interaction bound and of the one-feature fidelity.
+    lam_margin, lam_interval : float
+        Strengths of the worst logits and of the largest error that can be excluded.
     n_dominant : int
         How many features a neuron keeps.
     aux_k : int
@@ -39,11 +42,13 @@ class LossStrengths:
     lam_fidelity: float
     n_dominant: int
     aux_k: int
+    lam_margin: float = 0.0
+    lam_interval: float = 0.0
 
     @property
     def has_penalty(self) -> bool:
         """Whether the loss looks at the neurons of the MLPs."""
-        return self.lam > 0 or self.lam_fidelity > 0
+        return max(self.lam, self.lam_fidelity, self.lam_margin, self.lam_interval) > 0
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,11 @@ class CrosscoderModel:
             n_dominant=strengths.n_dominant,
         )
         total = fvu + losses.weighted
+        arguments = codes, self.W_dec_MF, x_BF, self.mlps, strengths.n_dominant
+        if strengths.lam_margin > 0:
+            total = total + strengths.lam_margin * margin_loss(*arguments)
+        if strengths.lam_interval > 0:
+            total = total + strengths.lam_interval * interval_loss(*arguments)
         return BatchLoss(total, fvu, losses.interaction, losses.infidelity)
 
     def _aux_loss(

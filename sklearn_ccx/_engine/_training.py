@@ -10,8 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ._interaction_loss import dominant_share_sum
-from ._kernels import kernels_for
 from ._model import CrosscoderModel, LossStrengths
 from ._sparse_codes import SparseCodes
 from ._tensors import to_numpy
@@ -219,15 +217,11 @@ class Trainer:
     @torch.no_grad()
     def _dominant_share(self, x_BF: Tensor) -> float:
         codes = SparseCodes.from_dense(self._model.codes(x_BF))
-        kernels = kernels_for(x_BF.device)
         total = count = 0.0
         for mlp in self._model.mlps:
             M_MN = mlp.neuron_inputs(self._model.W_dec_MF)
-            entry_RBN = kernels.dominant_entries(
-                codes, M_MN, self._strengths.n_dominant
-            )
-            dominant_RBN = kernels.dominant_contributions(codes, M_MN, entry_RBN)
-            share_sum, n_reached = dominant_share_sum(codes, M_MN, dominant_RBN)
+            contributions = mlp.contributions(codes, M_MN, self._strengths.n_dominant)
+            share_sum, n_reached = contributions.share_sum()
             total, count = total + float(share_sum), count + float(n_reached)
         return total / count if count else math.nan
 

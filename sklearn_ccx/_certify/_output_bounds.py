@@ -1,0 +1,143 @@
+r"""From ranges of what the neurons receive to a bound on the MLP's output.
+
+Neuron :math:`n` is off by :math:`e_n = \varphi(z_n) - \varphi(c_n)`, where it truly
+receives :math:`z_n \in [c_n - r_n, c_n + r_n]`. So :math:`e_n` lies between
+:math:`\min \varphi(z_n) - \max \varphi(c_n)` and
+:math:`\max \varphi(z_n) - \min \varphi(c_n)`, and within
+:math:`\pm \mathrm{Lip}(\varphi) r_n`. The output is off by :math:`e W_{out}`, of which
+the norm is at most
+
+- :math:`\sum_n \|W_{out}[n]\| \max |e_n|`, by the triangle inequality;
+- the norm of the box that the intervals of :math:`e` span, coordinate by coordinate.
+
+The interval bound is the smaller of the two.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ._intervals import TINY, evaluation_rounding, gamma, nonlinearity_range
+from ._neuron_ranges import ExplainedMLP, NeuronRanges
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OutputBounds:
+    """Bounds on the distance of MLP outputs, (G,); see ``ErrorCertificate``."""
+
+    error: FloatArray
+    reconstruction: FloatArray
+    interaction: FloatArray
+    rounding: FloatArray
+
+
+def output_bounds(
+    mlp: ExplainedMLP, ranges: NeuronRanges, bound: str, slack: float
+) -> OutputBounds:
+    """Bounds on the error of the explained output.
+
+    Parameters
+    ----------
+    mlp : ExplainedMLP
+        The MLP.
+    ranges : NeuronRanges
+        What its neurons receive.
+    bound : {"interval", "lipschitz"}
+        Which bound.
+    slack : float
+        How many times the bound on rounding is taken.
+    """
+    lipschitz, norm_N = mlp.weights.lipschitz, mlp.output_norm_N
+    rounding_G = _rounding(mlp, ranges, slack)
+    interaction_G = lipschitz * (ranges.interaction_GN @ norm_N)
+    reconstruction_G = lipschitz * (ranges.residual_GN @ norm_N)
+    error_G = interaction_G + reconstruction_G + rounding_G
+    if bound == "interval":
+        kept_lower_GN, kept_upper_GN = ranges.kept_lower_GN, ranges.kept_upper_GN
+        interaction_GN, residual_GN = ranges.interaction_GN, ranges.residual_GN
+        interaction_G = np.minimum(
+            interaction_G,
+            _interval_norm(mlp, kept_lower_GN, kept_upper_GN, interaction_GN),
+        )
+        # The MLP on the reconstruction against the MLP on the activations.
+        reconstruction_G = np.minimum(
+            reconstruction_G,
+            _interval_norm(
+                mlp,
+                kept_lower_GN - interaction_GN,
+                kept_upper_GN + interaction_GN,
+                residual_GN,
+            ),
+        )
+        both_GN = interaction_GN + residual_GN
+        joint_G = _interval_norm(mlp, kept_lower_GN, kept_upper_GN, both_GN)
+        joint_G = np.minimum(joint_G, interaction_G + reconstruction_G)
+        error_G = np.minimum(error_G, joint_G + rounding_G)
+    return OutputBounds(error_G, reconstruction_G, interaction_G, rounding_G)
+
+
+def deviation_range(
+    mlp: ExplainedMLP, lower_GN: FloatArray, upper_GN: FloatArray, radius_GN: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    r"""Range of :math:`\varphi(z) - \varphi(c)`, (G, N).
+
+    Over all :math:`c` in ``[lower, upper]`` and :math:`|z - c|` up to ``radius``.
+    """
+    activation = mlp.weights.activation
+    steepest_GN = mlp.weights.lipschitz * radius_GN
+    kept_lowest_GN, kept_highest_GN = nonlinearity_range(activation, lower_GN, upper_GN)
+    lowest_GN, highest_GN = nonlinearity_range(
+        activation, lower_GN - radius_GN, upper_GN + radius_GN
+    )
+    return (
+        np.maximum(lowest_GN - kept_highest_GN, -steepest_GN),
+        np.minimum(highest_GN - kept_lowest_GN, steepest_GN),
+    )
+
+
+def _interval_norm(
+    mlp: ExplainedMLP, lower_GN: FloatArray, upper_GN: FloatArray, radius_GN: FloatArray
+) -> FloatArray:
+    """Largest norm of the output's deviation, (G,)."""
+    lowest_GN, highest_GN = deviation_range(mlp, lower_GN, upper_GN, radius_GN)
+    triangle_G = np.maximum(-lowest_GN, highest_GN) @ mlp.output_norm_N
+    lowest_GO, highest_GO = times_weights(lowest_GN, highest_GN, mlp.W_out_NO)
+    box_G = np.linalg.norm(np.maximum(np.abs(lowest_GO), np.abs(highest_GO)), axis=1)
+    return np.minimum(triangle_G, box_G)
+
+
+def times_weights(
+    lower_GN: FloatArray, upper_GN: FloatArray, W_NO: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Range of ``h W`` for ``h`` in intervals, up to rounding, (G, O)."""
+    centre_GO = (lower_GN / 2 + upper_GN / 2) @ W_NO
+    radius_GO = (upper_GN / 2 - lower_GN / 2) @ np.abs(W_NO)
+    return centre_GO - radius_GO, centre_GO + radius_GO
+
+
+def _rounding(mlp: ExplainedMLP, ranges: NeuronRanges, slack: float) -> FloatArray:
+    """Bound on the rounding of the bounds and of the outputs compared, (G,).
+
+    What moves the ends of an interval moves its image by at most the Lipschitz
+    constant times as much; both ends and the dominant contributions move.
+    """
+    activation, norm_N = mlp.weights.activation, mlp.output_norm_N
+    reach_GN = ranges.interaction_GN + ranges.residual_GN + ranges.rounding_GN
+    lower_GN = ranges.kept_lower_GN - reach_GN
+    upper_GN = ranges.kept_upper_GN + reach_GN
+    lowest_GN, highest_GN = nonlinearity_range(activation, lower_GN, upper_GN)
+    largest_GN = np.maximum(np.abs(lowest_GN), np.abs(highest_GN))
+    evaluation_GN = np.maximum(
+        evaluation_rounding(activation, lower_GN),
+        evaluation_rounding(activation, upper_GN),
+    )
+    neuron_GN = 2 * mlp.weights.lipschitz * ranges.rounding_GN
+    neuron_GN += slack * 4 * evaluation_GN
+    # Sums over the neurons, norms of output weights and of outputs, on both sides.
+    n_neurons, n_outputs = mlp.W_out_NO.shape
+    output_gamma = 8 * gamma(n_neurons + n_outputs + 16)
+    output_G = largest_GN @ norm_N + np.linalg.norm(mlp.b_out_O)
+    return neuron_GN @ norm_N + slack * (output_gamma * output_G + TINY)

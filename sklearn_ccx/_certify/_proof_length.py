@@ -1,0 +1,142 @@
+"""How many floating-point operations a proof and its alternatives take.
+
+A multiplication, an addition, a comparison and one evaluation of the nonlinearity
+count as one each. What only guards against rounding is not counted.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ._dense_network import DenseNetwork
+from ._neuron_ranges import CodeBoxes, ExplainedMLP
+
+
+@dataclass(frozen=True)
+class ProofLength:
+    """Operations of a proof and of its alternative.
+
+    Attributes
+    ----------
+    proof : int
+        Checking the bounds: of each sample, or of each set of codes.
+    membership : int
+        Encoding the samples and checking that each is in its set; 0 for samples,
+        whose codes are part of the statement.
+    brute_force : int
+        Running network and explanation on every sample instead, and comparing.
+    """
+
+    proof: int
+    membership: int
+    brute_force: int
+
+
+def proof_length(
+    mlps: list[ExplainedMLP],
+    n_active: npt.NDArray[np.int64],
+    boxes: CodeBoxes | None,
+    n_columns: int,
+    bound: str,
+) -> ProofLength:
+    """Count the operations of :func:`certify`.
+
+    Parameters
+    ----------
+    mlps : list of ExplainedMLP
+        The MLPs.
+    n_active : ndarray of shape (n_samples,)
+        Active features of each sample.
+    boxes : CodeBoxes or None
+        The sets of codes; None for samples.
+    n_columns : int
+        Columns of the activations.
+    bound : {"interval", "lipschitz"}
+        Which bound.
+    """
+    n_samples, total_active = len(n_active), int(n_active.sum())
+    proof = brute_force = 0
+    for mlp in mlps:
+        n_features, width = mlp.W_dec_MD.shape
+        n_neurons, n_outputs = mlp.W_out_NO.shape
+        setup = 2 * n_features * width * n_neurons + 2 * width * n_neurons
+        if bound == "interval":
+            output = 14 * n_neurons + 4 * n_neurons * n_outputs + 4 * n_outputs
+        else:
+            output = 5 * n_neurons
+        if boxes is None:
+            proof += total_active * (3 * n_neurons + 2 * width)
+            proof += n_samples * (2 * width * n_neurons + output)
+        else:
+            for upper_M in boxes.upper_GM:
+                n_possible = int((upper_M > 0).sum())
+                comparisons = max(1, int(np.ceil(np.log2(max(n_possible, 2)))))
+                proof += n_possible * n_neurons * (6 + 4 * comparisons)
+                proof += output
+        proof += setup + 2 * n_neurons * n_outputs
+        network = 2 * n_neurons * (width + n_outputs + 1)
+        explanation = 2 * n_neurons * (n_outputs + 1)
+        brute_force += setup + n_samples * (network + explanation + 3 * n_outputs)
+        brute_force += total_active * 2 * n_neurons
+    membership = _membership(mlps, n_active, boxes, n_columns)
+    return ProofLength(proof, membership, brute_force)
+
+
+def prediction_proof_length(
+    mlp: ExplainedMLP,
+    network: DenseNetwork,
+    n_active: npt.NDArray[np.int64],
+    boxes: CodeBoxes | None,
+    n_columns: int,
+    bound: str,
+    n_margins: int,
+) -> ProofLength:
+    """Count the operations of :func:`certify_classifier`.
+
+    Parameters
+    ----------
+    mlp : ExplainedMLP
+        The explained hidden layer.
+    network : DenseNetwork
+        The network from that layer on.
+    n_active : ndarray of shape (n_samples,)
+        Active features of each sample.
+    boxes : CodeBoxes or None
+        The sets of codes; None for samples.
+    n_columns : int
+        Columns of the activations.
+    bound : {"interval", "lipschitz"}
+        Which bound.
+    n_margins : int
+        For how many pairs of a sample or set and a predicted class the worst margins
+        are computed.
+    """
+    first = proof_length([mlp], n_active, boxes, n_columns, bound)
+    later = sum(2 * layer.W_in.size + 2 * len(layer.W_out) for layer in network.later)
+    # The output layer of the first MLP is that of the last.
+    later += 2 * (network.last.W_out.size - network.first.W_out.size)
+    n_samples, n_sets = len(n_active), len(n_active) if boxes is None else len(boxes)
+    n_neurons = len(mlp.bias_N)
+    explanation = int(n_active.sum()) * 2 * n_neurons
+    explanation += n_samples * (2 * network.first.W_out.size + 2 * n_neurons + later)
+    # An interval is a centre and a radius: twice the products.
+    proof = first.proof + n_sets * 4 * sum(layer.W_in.size for layer in network.later)
+    proof += n_margins * 6 * network.last.W_out.size + explanation
+    brute_force = first.brute_force + 2 * n_samples * later
+    return ProofLength(proof, first.membership, brute_force)
+
+
+def _membership(
+    mlps: list[ExplainedMLP],
+    n_active: npt.NDArray[np.int64],
+    boxes: CodeBoxes | None,
+    n_columns: int,
+) -> int:
+    if boxes is None:
+        return 0
+    n_features = boxes.upper_GM.shape[1]
+    encoding = len(n_active) * (2 * n_columns * n_features + 3 * n_columns)
+    residuals = sum(2 * mlp.W_in_DN.size + len(mlp.bias_N) for mlp in mlps)
+    reconstruction = int(n_active.sum()) * (2 * n_columns + 2)
+    return encoding + len(n_active) * residuals + reconstruction

@@ -1,0 +1,27 @@
+"""From Hugging Face language models to activations and MLP weights.
+
+Needs the extra ``lm``: ``pip install 'sklearn-ccx[lm]'``.
+"""
+
+try:
+    import transformers as _transformers  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "sklearn_ccx.lm needs transformers; pip install 'sklearn-ccx[lm]'."
+    ) from error
+
+from .._sharded_activations import ShardedActivations
+from ._harvest import Harvest, harvest, load_harvest
+from ._mlp_weights import mlp_weights
+from ._patched_loss import patched_loss
+from ._sites import site_names
+
+__all__ = [
+    "Harvest",
+    "ShardedActivations",
+    "harvest",
+    "load_harvest",
+    "mlp_weights",
+    "patched_loss",
+    "site_names",
+]

@@ -1,0 +1,98 @@
+"""Running a model with hooks, and leaving it as it was."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ._architectures import Block, is_causal
+from ._inputs import TokenBatch
+from ._sites import split_name
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """No gradients and no dropout inside; each module's mode is restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def run(model: PreTrainedModel, batch: TokenBatch) -> Any:
+    """Output of the model on a batch."""
+    inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.is_token_BT.long()}
+    if "token_type_ids" in batch.extras_BT:
+        inputs["token_type_ids"] = batch.extras_BT["token_type_ids"]
+    # Nothing is generated, so that keys and values would be kept for nothing.
+    no_cache = {"use_cache": False} if is_causal(model) else {}
+    return model(**inputs, **no_cache)
+
+
+def record_sites(
+    model: PreTrainedModel,
+    blocks: Sequence[Block],
+    sites: Sequence[str],
+    batch: TokenBatch,
+) -> Tensor:
+    """Activations of the kept tokens of a batch, (n_kept, L, D).
+
+    The head of the model is not run.
+    """
+    shape_BT = batch.ids_BT.shape
+    recorded: list[Tensor] = [torch.empty(0)] * len(sites)
+
+    def record(slot: int, activation: Tensor) -> None:
+        by_token_BTD = activation.reshape(*shape_BT, -1)
+        is_kept_BT = batch.is_kept_BT.to(activation.device)
+        recorded[slot] = by_token_BTD[is_kept_BT].float().to(batch.ids_BT.device)
+
+    with ExitStack() as hooks:
+        for slot, name in enumerate(sites):
+            block_index, site = split_name(name)
+            module = blocks[block_index].reader(site)
+            if site == "resid_post":
+                handle = module.register_forward_hook(
+                    lambda _module, _args, output, slot=slot: record(
+                        slot, _hidden_states(output)
+                    )
+                )
+            else:
+                handle = module.register_forward_pre_hook(
+                    lambda _module, args, kwargs, slot=slot: record(
+                        slot, args[0] if args else kwargs["hidden_states"]
+                    ),
+                    with_kwargs=True,
+                )
+            hooks.callback(handle.remove)
+        run(model.base_model, batch)
+    return torch.stack(recorded, dim=1)
+
+
+@contextmanager
+def replaced_output(
+    module: nn.Module, rows: Tensor, is_kept_BT: Tensor
+) -> Iterator[None]:
+    """Replace the output of a module at the kept tokens by rows, (n_kept, O)."""
+
+    def replace(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        by_token_BTO = output.reshape(*is_kept_BT.shape, -1).clone()
+        by_token_BTO[is_kept_BT] = rows.to(by_token_BTO)
+        return by_token_BTO.reshape(output.shape)
+
+    handle = module.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _hidden_states(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output

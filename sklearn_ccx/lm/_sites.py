@@ -1,0 +1,119 @@
+"""Names of the places where activations are recorded."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from ._architectures import Block, check_model, transformer_blocks
+
+
+def site_names(model: PreTrainedModel) -> list[str]:
+    """List the names of a model's sites, in order of computation.
+
+    Each block has the sites
+
+    - "resid_pre", the residual stream at its input;
+    - "attn_in", what its attention reads: the normalised residual stream;
+    - "resid_mid", the residual stream between attention and MLP. Blocks that run
+      both side by side (GPT-NeoX with ``use_parallel_residual=True``, which is
+      Pythia) have none;
+    - "mlp_in", what its MLP reads: the normalised residual stream;
+    - "resid_post", the residual stream at its output, which is "resid_pre" of the
+      next block.
+
+    In the encoders normalisation comes after the residual is added: there "attn_in"
+    equals "resid_pre" and "mlp_in" equals "resid_mid".
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        A model of a known family.
+
+    Returns
+    -------
+    names : list of str
+        Such as "blocks.0.mlp_in".
+
+    Raises
+    ------
+    ValueError
+        If the architecture is not known.
+    TypeError
+        If `model` is not a transformers model.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> from sklearn_ccx.lm import site_names
+    >>> config = GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=16)
+    >>> site_names(GPT2LMHeadModel(config))
+    ['blocks.0.resid_pre', 'blocks.0.attn_in', 'blocks.0.resid_mid', \
+'blocks.0.mlp_in', 'blocks.0.resid_post']
+    """
+    return _all_names(transformer_blocks(check_model(model)))
+
+
+def _all_names(blocks: list[Block]) -> list[str]:
+    return [
+        f"blocks.{index}.{site}"
+        for index, block in enumerate(blocks)
+        for site in block.sites
+    ]
+
+
+def resolve_sites(sites: str | Sequence[str], blocks: list[Block]) -> tuple[str, ...]:
+    """Find the full names of the sites asked for, in order of computation, each once.
+
+    Parameters
+    ----------
+    sites : str or sequence of str
+        Names with or without their block.
+
+    blocks : list of Block
+        The blocks of the model.
+
+    Returns
+    -------
+    names : tuple of str
+        Such as "blocks.0.mlp_in".
+
+    Raises
+    ------
+    ValueError
+        If a site is unknown or none is given.
+    """
+    patterns = [sites] if isinstance(sites, str) else list(sites)
+    if not patterns:
+        raise ValueError('sites is empty; name a site, such as "mlp_in".')
+    names = _all_names(blocks)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matches = {name for name in names if pattern in (name, name.rsplit(".", 1)[1])}
+        if not matches:
+            raise ValueError(
+                f"sites: the model has no site {pattern!r}; use one of "
+                f"{list(blocks[0].sites)} for all blocks, or a single one such as "
+                f"{names[-1]!r}."
+            )
+        chosen |= matches
+    return tuple(name for name in names if name in chosen)
+
+
+def split_name(name: str) -> tuple[int, str]:
+    """Take a full name apart.
+
+    Parameters
+    ----------
+    name : str
+        Such as "blocks.0.mlp_in".
+
+    Returns
+    -------
+    block : int
+        Index of the block.
+
+    site : str
+        Name of the site in the block.
+    """
+    _, block, site = name.split(".")
+    return int(block), site

@@ -1,0 +1,116 @@
+"""The forward pass of each family, block by block with the model's own layers.
+
+Nothing is hooked: each site is a variable of the computation.
+"""
+
+import torch
+
+
+def manual_sites(model, ids):
+    """Activations of one sequence at every site, by name, and the last hidden state."""
+    base, config = model.base_model, model.config
+    output = base(ids, output_hidden_states=True)
+    x = output.hidden_states[0]
+    T = ids.shape[1]
+    mask = torch.full((T, T), -torch.inf).triu(1)[None, None]
+    positions = torch.arange(T)[None]
+    sites = {}
+    for index, block in enumerate(_blocks(base)):
+        if config.model_type in ("gpt2", "gpt_neo"):
+            here = _gpt2(block, x, mask)
+        elif config.model_type == "gpt_neox":
+            rotation = base.rotary_emb(x, positions)
+            here = _gpt_neox(block, x, mask, rotation, config.use_parallel_residual)
+        elif config.model_type == "opt":
+            here = _opt(block, x, mask, config.do_layer_norm_before)
+        elif config.model_type == "distilbert":
+            here = _distilbert(block, x)
+        elif hasattr(base, "encoder"):
+            bias = ()
+            if config.model_type == "mpnet":
+                bias = (base.encoder.compute_position_bias(x),)
+            here = _bert(block, x, bias)
+        else:
+            kind = ()
+            if config.model_type == "gemma3_text":
+                kind = (config.layer_types[index],)
+            rotation = base.rotary_emb(x, positions, *kind)
+            here = _llama(block, x, mask, rotation)
+        sites |= {f"blocks.{index}.{site}": value[0] for site, value in here.items()}
+        x = here["resid_post"]
+    return sites, _final_norm(base)(x), output.last_hidden_state
+
+
+def _blocks(base):
+    for path in ("h", "layers", "decoder.layers", "encoder.layer", "transformer.layer"):
+        try:
+            return list(base.get_submodule(path))
+        except AttributeError:
+            pass
+    raise AssertionError("no blocks")
+
+
+def _final_norm(base):
+    for path in ("ln_f", "final_layer_norm", "norm", "decoder.final_layer_norm"):
+        try:
+            return base.get_submodule(path) or torch.nn.Identity()
+        except AttributeError:
+            pass
+    return torch.nn.Identity()
+
+
+def _gpt2(block, x, mask):
+    a = block.ln_1(x)
+    mid = x + block.attn(a, attention_mask=mask)[0]
+    u = block.ln_2(mid)
+    return _sites(x, a, mid, u, mid + block.mlp(u))
+
+
+def _gpt_neox(block, x, mask, rotation, is_parallel):
+    a = block.input_layernorm(x)
+    attended = x + block.attention(a, mask, position_embeddings=rotation)[0]
+    mid = None if is_parallel else attended
+    u = block.post_attention_layernorm(x if is_parallel else attended)
+    return _sites(x, a, mid, u, attended + block.mlp(u))
+
+
+def _opt(block, x, mask, is_pre_norm):
+    if is_pre_norm:
+        a = block.self_attn_layer_norm(x)
+        mid = x + block.self_attn(a, attention_mask=mask)[0]
+        u = block.final_layer_norm(mid)
+        post = mid + block.fc2(block.activation_fn(block.fc1(u)))
+        return _sites(x, a, mid, u, post)
+    mid = block.self_attn_layer_norm(x + block.self_attn(x, attention_mask=mask)[0])
+    output = block.fc2(block.activation_fn(block.fc1(mid)))
+    return _sites(x, x, mid, mid, block.final_layer_norm(mid + output))
+
+
+def _llama(block, x, mask, rotation):
+    a = block.input_layernorm(x)
+    attended = block.self_attn(a, position_embeddings=rotation, attention_mask=mask)[0]
+    if not hasattr(block, "pre_feedforward_layernorm"):
+        mid = x + attended
+        u = block.post_attention_layernorm(mid)
+        return _sites(x, a, mid, u, mid + block.mlp(u))
+    mid = x + block.post_attention_layernorm(attended)
+    u = block.pre_feedforward_layernorm(mid)
+    post = mid + block.post_feedforward_layernorm(block.mlp(u))
+    return _sites(x, a, mid, u, post)
+
+
+def _bert(block, x, position_bias):
+    mid = block.attention(x, None, *position_bias)[0]
+    post = block.output(block.intermediate(mid), mid)
+    return _sites(x, x, mid, mid, post)
+
+
+def _distilbert(block, x):
+    mid = block.sa_layer_norm(block.attention(x)[0] + x)
+    return _sites(x, x, mid, mid, block.output_layer_norm(block.ffn(mid) + mid))
+
+
+def _sites(resid_pre, attn_in, resid_mid, mlp_in, resid_post):
+    sites = {"resid_pre": resid_pre, "attn_in": attn_in, "resid_mid": resid_mid}
+    sites |= {"mlp_in": mlp_in, "resid_post": resid_post}
+    return {name: value for name, value in sites.items() if value is not None}
