@@ -1,12 +1,13 @@
 """The benchmarks run, at sizes at which their numbers mean nothing."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
 
 # Large enough for the memory and the time that they take to be measured at all.
 SHAPES = (
@@ -36,11 +37,12 @@ SHAPES = (
 def test_benchmark_prints_its_table(script, options, expected, tmp_path):
     pytest.importorskip("numba")
     result = subprocess.run(
-        [sys.executable, str(BENCHMARKS / f"{script}.py"), *options.split()],
+        [sys.executable, str(ROOT / f"benchmarks/{script}.py"), *options.split()],
         capture_output=True,
         text=True,
         encoding="utf-8",
         cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
     assert result.returncode == 0, result.stderr
