@@ -54,6 +54,7 @@ html_theme_options = {
 html_sidebars = {
     "getting_started": [],
     "changelog": [],
+    "paper": [],
 }
 
 
