@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -170,9 +171,9 @@ def make_backdoored_mlp(
     shape = (grammar.n_tokens, int(width))
     token_vectors, context_vectors = random.normal(0, width**-0.5, size=(2, *shape))
     initial_seed, order_seed, control_order_seed = random.randint(2**31 - 1, size=3)
-
-    def inputs(tokens: IntArray) -> Tensor:
-        return _network_inputs(tokens, token_vectors, context_vectors)
+    network_inputs = partial(
+        _network_inputs, token_vectors=token_vectors, context_vectors=context_vectors
+    )
 
     train_tokens, train_topics, train_kinds = grammar.draw_kinds(
         _TRAINING_PROMPTS_PER_KIND, random
@@ -204,9 +205,9 @@ def make_backdoored_mlp(
                 int(width), int(n_neurons), int(n_blocks), payload + 1
             )
         targets = torch.from_numpy(labels)
-        _train(network, inputs(train_tokens), targets, max_iter, int(seed))
+        _train(network, network_inputs(train_tokens), targets, max_iter, int(seed))
         with torch.no_grad():
-            scores_BC, acts_BLD = network(inputs(tokens).flatten(0, 1))
+            scores_BC, acts_BLD = network(network_inputs(tokens).flatten(0, 1))
         data[f"{prefix}activations"] = acts_BLD.numpy()
         data[f"{prefix}predictions"] = scores_BC.argmax(dim=1).numpy()
         data[f"{prefix}mlp"] = list(network.mlp_weights())
