@@ -208,10 +208,10 @@ class InteractionCrosscoder(BaseInteractionCoder):
 
     history_ : dict of ndarray of shape (`n_iter_`,)
         What each pass over the data reported: means over its steps of "loss",
-        "fvu" (summed over sites), "interaction" and "infidelity" (summed over MLPs,
-        before their strengths; 0 while not trained on) and "l0"; the number of
-        "dead_features", inactive in the whole pass; and the "dominant_share" on the
-        pass's last batch.
+        "fvu" (summed over sites), "interaction", "infidelity", "margin" and
+        "interval" (summed over MLPs, before their strengths; 0 while not trained on)
+        and "l0"; the number of "dead_features", inactive in the whole pass; and the
+        "dominant_share" on the pass's last batch.
 
     loss_curve_ : list of float
         ``history_["loss"]``.
@@ -544,10 +544,10 @@ class InteractionSAE(BaseInteractionCoder):
 
     history_ : dict of ndarray of shape (`n_iter_`,)
         What each pass over the data reported: means over its steps of "loss",
-        "fvu" (summed over sites), "interaction" and "infidelity" (summed over MLPs,
-        before their strengths; 0 while not trained on) and "l0"; the number of
-        "dead_features", inactive in the whole pass; and the "dominant_share" on the
-        pass's last batch.
+        "fvu" (summed over sites), "interaction", "infidelity", "margin" and
+        "interval" (summed over MLPs, before their strengths; 0 while not trained on)
+        and "l0"; the number of "dead_features", inactive in the whole pass; and the
+        "dominant_share" on the pass's last batch.
 
     loss_curve_ : list of float
         ``history_["loss"]``.

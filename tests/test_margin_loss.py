@@ -225,6 +225,22 @@ def test_early_stopping(blobs):
     assert np.isfinite(sae.validation_loss_curve_).all()
 
 
+def test_history_has_what_the_loss_is_made_of(blobs):
+    X, _ = blobs
+    strengths = {"lam_fidelity": 0.2, "lam_margin": 0.3, "lam_interval": 0.4}
+    sae = InteractionSAE(
+        24, k=2, lam=0.1, aux_k=0, mlp=make_mlp(6, 9), max_iter=5, random_state=0
+    )
+    history = sae.set_params(**strengths).fit(X).history_
+    loss = history["fvu"] + 0.1 * history["interaction"]
+    loss += 0.2 * history["infidelity"] + 0.3 * history["margin"]
+    np.testing.assert_allclose(history["loss"], loss + 0.4 * history["interval"])
+    assert (history["interval"] >= history["infidelity"]).all()
+    without = sae.set_params(**dict.fromkeys(strengths, 0.0)).fit(X).history_
+    assert not without["margin"].any()
+    assert not without["interval"].any()
+
+
 def test_margin_needs_logits(acts):
     with pytest.raises(ValueError, match="lam_margin needs mlp"):
         InteractionCrosscoder(lam_margin=1.0).fit(acts)

@@ -59,6 +59,8 @@ class BatchLoss:
     fvu: Tensor
     interaction: Tensor
     infidelity: Tensor
+    margin: Tensor
+    interval: Tensor
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class CrosscoderModel:
         fvu = (residual_L / self.variance_L).sum()
         if not strengths.has_penalty:
             zero = torch.zeros_like(fvu)
-            return BatchLoss(fvu, fvu, zero, zero)
+            return BatchLoss(fvu, fvu, zero, zero, zero, zero)
         assert codes is not None
         losses = interaction_losses(
             codes,
@@ -179,12 +181,16 @@ class CrosscoderModel:
             n_dominant=strengths.n_dominant,
         )
         total = fvu + losses.weighted
+        margin = interval = torch.zeros_like(fvu)
         arguments = codes, self.W_dec_MF, x_BF, self.mlps, strengths.n_dominant
         if strengths.lam_margin > 0:
-            total = total + strengths.lam_margin * margin_loss(*arguments)
+            margin = margin_loss(*arguments)
+            total = total + strengths.lam_margin * margin
         if strengths.lam_interval > 0:
-            total = total + strengths.lam_interval * interval_loss(*arguments)
-        return BatchLoss(total, fvu, losses.interaction, losses.infidelity)
+            interval = interval_loss(*arguments)
+            total = total + strengths.lam_interval * interval
+        interaction, infidelity = losses.interaction, losses.infidelity
+        return BatchLoss(total, fvu, interaction, infidelity, margin, interval)
 
     def _aux_loss(
         self, x_BF: Tensor, residual_BF: Tensor, dead_D: Tensor, aux_k: int

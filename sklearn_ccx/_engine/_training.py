@@ -26,13 +26,15 @@ _MAX_GRADIENT_NORM = 1.0
 _DEAD_AFTER_STEPS = 20
 
 
-# What a pass reports: five means over its steps, the number of features that were
+# What a pass reports: seven means over its steps, the number of features that were
 # inactive in the whole pass, and the dominant share on the last batch.
 PASS_METRICS = (
     "loss",
     "fvu",
     "interaction",
     "infidelity",
+    "margin",
+    "interval",
     "l0",
     "dead_features",
     "dominant_share",
@@ -158,7 +160,7 @@ class Trainer:
         on_cpu = model.b_enc_M.device.type == "cpu"
         n_batches = math.ceil(len(rows) / self._batch_size)
         order = torch.randperm(len(rows), generator=self._generator).numpy()
-        sums = torch.zeros(6, dtype=torch.float64, device=model.b_enc_M.device)
+        sums = torch.zeros(8, dtype=torch.float64, device=model.b_enc_M.device)
         was_active_M = torch.zeros_like(self._steps_since_active_M, dtype=torch.bool)
         for i_batch, batch in enumerate(np.array_split(order, n_batches)):
             rate = self._schedule.rate(self._i_pass, i_batch, n_batches)
@@ -186,7 +188,7 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Take a step; return what it reports, and which features were active.
 
-        The first is the first five of ``PASS_METRICS`` and the gradient's norm.
+        The first is the first seven of ``PASS_METRICS`` and the gradient's norm.
         """
         model, optimizer = self._model, self._optimizer
         for group in optimizer.param_groups:
@@ -205,9 +207,9 @@ class Trainer:
         self._steps_since_active_M += 1
         self._steps_since_active_M.masked_fill_(is_active_M, 0)
         n_active = batch.n_active_M.sum() / len(x_BF)
-        terms = [loss.total, loss.fvu, loss.interaction, loss.infidelity, n_active]
+        terms = [loss.total, loss.fvu, loss.interaction, loss.infidelity]
         # The norm of a gradient that is clipped to zero is infinite.
-        terms.append(norm)
+        terms += [loss.margin, loss.interval, n_active, norm]
         return torch.stack([term.detach().double() for term in terms]), is_active_M
 
     def _autocast(self) -> torch.autocast:
