@@ -30,8 +30,9 @@ help:
 demo: $(VENV)/.installed-plot
 	$(BIN)/python examples/plot_digits.py
 
+# The tests' problems are small: more threads would only wait for each other.
 test: lint
-	MPLBACKEND=Agg $(BIN)/python -m pytest $(PYTEST_ARGS)
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
