@@ -197,8 +197,9 @@ def dominant_contributions(
 class CodeBoxes:
     """G sets of codes: the range of each feature, and the most active features.
 
-    A sample is in a set if its code is and if its activations and what its residual
-    sends to each neuron are no larger than given.
+    A sample is in a set if its code is and if what its residual sends to each neuron is
+    no larger than given. For the rounding, no coordinate of its residual may be larger
+    than on the samples that the set was made of.
 
     Parameters
     ----------
@@ -230,8 +231,10 @@ class CodeBoxes:
         slack: float,
     ) -> NeuronRanges:
         """Ranges of the neurons of one MLP, for some of the boxes."""
-        size_GD = self.upper_GM[batch] @ np.abs(mlp.W_dec_MD) + np.abs(mlp.b_dec_D)
-        size_GD += self.size_GF[batch, mlp.columns]
+        recon_GD = self.upper_GM[batch] @ np.abs(mlp.W_dec_MD) + np.abs(mlp.b_dec_D)
+        # With a reconstruction of its own and the residual of a sample, activations may
+        # be larger than the samples': by the reconstructions of both.
+        size_GD = 3 * recon_GD + self.size_GF[batch, mlp.columns]
         by_box = [
             _box_ranges(
                 self.lower_GM[box],
