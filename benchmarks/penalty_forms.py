@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sklearn_ccx._engine._frozen_mlp import FrozenMLP
-from sklearn_ccx._engine._interaction_loss import interaction_losses
-from sklearn_ccx._engine._nonlinearity import NONLINEARITIES
+from sklearn_ccx._engine.neurons._frozen_mlp import FrozenMLP
+from sklearn_ccx._engine.losses._interaction import interaction_losses
+from sklearn_ccx._engine.neurons._nonlinearity import NONLINEARITIES
 from sklearn_ccx._engine._sparse_codes import SparseCodes
 
 Form = Callable[["Problem"], tuple[Tensor, ...]]

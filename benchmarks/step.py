@@ -26,7 +26,7 @@ from reporting import interleaved_medians, print_table
 from sklearn.base import clone
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE, MLPWeights
-from sklearn_ccx._training_run import TrainingRun
+from sklearn_ccx.coders._training_run import TrainingRun
 
 
 def our_step(

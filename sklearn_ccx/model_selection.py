@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
-from ._ablation import ablation_fidelity
-from ._fitted_coder import fitted_coder
-from ._interaction import dominant_share
+from .interactions._ablation import ablation_fidelity
+from .coders._inside import fitted_coder
+from .interactions._interaction import dominant_share
 
 __all__ = [
     "SCORERS",

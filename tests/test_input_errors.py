@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import make_mlp
+from tests.conftest import make_mlp
 from sklearn.exceptions import NotFittedError
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE, MLPWeights
-from sklearn_ccx._engine._training import Trainer
+from sklearn_ccx._engine._trainer import Trainer
 
 
 def fit(acts, **kwargs):

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ._code_activation import CodeActivation, SelectingActivation
-from ._frozen_mlp import FrozenMLP
-from ._interaction_loss import interaction_losses
-from ._margin_loss import interval_loss, margin_loss
+from .activations._code_activation import CodeActivation, SelectingActivation
+from .neurons._frozen_mlp import FrozenMLP
+from .losses._interaction import interaction_losses
+from .losses._intervals import interval_loss, margin_loss
 from ._sparse_codes import SparseCodes, encode_active
 
 # Strength of the auxiliary loss that revives dead features (Gao et al., "Scaling

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ._code_activation import SelectingActivation, keep_above
+from .activations._code_activation import SelectingActivation, keep_above
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 from torch import Tensor, nn
 
-from .._mlp_weights import MLPWeights
+from ..networks._mlp_weights import MLPWeights
 
 IntArray = npt.NDArray[np.int64]
 

@@ -8,8 +8,8 @@ from scipy.stats import ortho_group
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 
-from .._crosscoder import InteractionSAE
-from .._mlp_weights import MLPWeights
+from ..coders._crosscoder import InteractionSAE
+from ..networks._mlp_weights import MLPWeights
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -10,7 +10,7 @@ except ImportError as error:
         "sklearn_ccx.lm needs transformers; pip install 'sklearn-ccx[lm]'."
     ) from error
 
-from .._sharded_activations import ShardedActivations
+from ..activations._sharded import ShardedActivations
 from ._harvest import Harvest, harvest, load_harvest
 from ._mlp_weights import mlp_weights
 from ._patched_loss import patched_loss

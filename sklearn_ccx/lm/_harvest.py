@@ -17,11 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from .._sharded_activations import ShardedActivations
+from ..activations._sharded import ShardedActivations
 from ._architectures import Block, check_model, transformer_blocks
 from ._forward import evaluation_mode, record_sites
 from ._inputs import IntArray, TokenSequences, read_inputs
-from ._shards import ShardDirectory
+from ..activations._shard_directory import ShardDirectory
 from ._sites import resolve_sites
 
 _DTYPES = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .._mlp_weights import MLPWeights
+from ..networks._mlp_weights import MLPWeights
 from ._architectures import Block, check_blocks, check_model, transformer_blocks
 from ._sites import resolve_sites, split_name
 

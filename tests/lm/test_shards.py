@@ -145,8 +145,8 @@ def test_harvest_interrupted_while_writing(
 _KILLED = """
 import os, sys
 from sklearn_ccx.lm import harvest
-from lm.test_shards import SETTINGS, LENGTHS
-from lm.tiny_models import make_model, random_ids
+from tests.lm.test_shards import SETTINGS, LENGTHS
+from tests.lm.tiny_models import make_model, random_ids
 
 replace, n_left = os.replace, 4
 
@@ -165,7 +165,7 @@ harvest(make_model("gpt2"), random_ids(*LENGTHS), out=sys.argv[1], **SETTINGS)
 @pytest.mark.slow
 def test_killed_harvest_goes_on_to_the_same_files(model, ids, written, tmp_path):
     out = tmp_path / "again"
-    tests = str(Path(__file__).parents[1])
+    tests = str(Path(__file__).parents[2])
     program = f"import sys; sys.path.insert(0, {tests!r}){_KILLED}"
     killed = subprocess.run([sys.executable, "-c", program, str(out)], check=False)
     assert killed.returncode == -9

@@ -1,0 +1,1 @@
+"""From pre-activations to sparse, non-negative codes."""

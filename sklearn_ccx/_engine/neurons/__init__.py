@@ -1,0 +1,1 @@
+"""MLPs as frozen tensors, and what the features write to their neurons."""

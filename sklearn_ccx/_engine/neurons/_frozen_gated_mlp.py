@@ -1,0 +1,67 @@
+"""A gated MLP that reads a site, as frozen tensors."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ._frozen_mlp import FrozenMLP
+from ._gated_contributions import GatedContributions, find_gated_contributions
+from .._sparse_codes import SparseCodes
+
+
+@dataclass(frozen=True)
+class FrozenGatedMLP(FrozenMLP):
+    r"""``(phi(x W_gate + bias_gate) * (x W_linear + bias_linear)) W_out``.
+
+    Parameters
+    ----------
+    nonlinearity : Nonlinearity
+        The gate's.
+    W_in_DN : Tensor of shape (D, 2N)
+        ``W_gate`` and ``W_linear`` side by side.
+    bias_N : Tensor of shape (2N,)
+        ``bias_gate`` and ``bias_linear``, with what the decoder's bias writes.
+    mass : float
+        Mean of :math:`\sum_n \|W_{out}[n]\| s_n` with the size :math:`s_n` that the
+        centred data would have at the neuron if it were a single feature.
+    site, W_out_NO, output_norm_N, site_scale, output_variance
+        As in :class:`FrozenMLP`.
+    """
+
+    @property
+    def bound_factor(self) -> float:
+        """1: the bound of a gated neuron includes the Lipschitz constant."""
+        return 1.0
+
+    @property
+    def input_norm(self) -> Tensor:
+        """Output norm of the neuron that each input belongs to, (2N,)."""
+        return self.output_norm_N.repeat(2)
+
+    def contributions(
+        self, codes: SparseCodes, M_MN: Tensor, n_dominant: int
+    ) -> GatedContributions:
+        """What the features of a batch write to the neurons."""
+        return find_gated_contributions(
+            codes,
+            M_MN,
+            self.output_norm_N,
+            self.nonlinearity,
+            self.bias_N,
+            n_dominant,
+        )
+
+    def sent_mass(self, input_BN: Tensor, mean_N: Tensor) -> Tensor:
+        """Mass that the neurons receive from centred inputs, (B,)."""
+        bias_gate_N, bias_linear_N = (self.bias_N + mean_N).chunk(2)
+        gate_BN, linear_BN = input_BN.chunk(2, dim=1)
+        open_BN = self.nonlinearity.function(gate_BN + bias_gate_N).abs()
+        largest_BN = bias_linear_N.abs() + linear_BN.abs()
+        size_BN = self.nonlinearity.lipschitz * largest_BN * gate_BN.abs()
+        size_BN += open_BN * linear_BN.abs()
+        return size_BN @ self.output_norm_N
+
+    def hidden(self, input_BN: Tensor) -> Tensor:
+        """``phi(gate) * linear`` of the inputs and their bias, (B, N)."""
+        gate_BN, linear_BN = (input_BN + self.bias_N).chunk(2, dim=1)
+        return self.nonlinearity.function(gate_BN) * linear_BN

@@ -1,0 +1,197 @@
+"""Checks that every door of the package shares, and one converter for arrays."""
+
+from collections.abc import Collection, Iterable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+def as_array(value: Any, name: str) -> Any:
+    """Give tensors and lists a shape and a dtype that numpy knows.
+
+    What has a shape already (arrays, memory maps, data frames, sparse matrices,
+    shards) is returned as it is.
+
+    Parameters
+    ----------
+    value : object
+        What the user passed.
+    name : str
+        Name of the parameter, for the errors.
+
+    Raises
+    ------
+    ValueError
+        If entries are masked or complex, a tensor holds no data, or a list is ragged.
+    """
+    if isinstance(value, Tensor):
+        return _tensor_as_array(value, name)
+    if isinstance(value, list | tuple) and any(isinstance(x, Tensor) for x in value):
+        value = [as_array(item, name) for item in value]
+    if not hasattr(value, "shape"):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} cannot be made an array: {error}. Its rows must all have the "
+                "same length."
+            ) from error
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            raise ValueError(
+                f"{name} has masked entries; pass {name}.filled(...) or leave out the "
+                "rows that have them."
+            )
+        value = value.data
+    if getattr(getattr(value, "dtype", None), "kind", "") == "c":
+        # The words that scikit-learn's check of estimators looks for.
+        raise ValueError(
+            f"Complex data not supported: {name} has dtype {value.dtype}; pass its "
+            "real and imaginary part as columns of their own."
+        )
+    return value
+
+
+def as_numpy(value: Any, name: str) -> npt.NDArray[Any]:
+    """:func:`as_array`, as an ndarray in memory."""
+    return np.asarray(as_array(value, name))
+
+
+def _tensor_as_array(tensor: Tensor, name: str) -> npt.NDArray[Any]:
+    if tensor.device.type == "meta":
+        raise ValueError(
+            f"{name} is a tensor on the meta device, which holds no data; load the "
+            "weights to the CPU or a GPU first."
+        )
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_complex():
+        raise ValueError(f"Complex data not supported: {name} has {tensor.dtype}.")
+    if tensor.is_floating_point() and tensor.dtype not in (
+        torch.float32,
+        torch.float64,
+    ):
+        tensor = tensor.float()
+    return tensor.cpu().resolve_neg().numpy()
+
+
+def check_int(
+    value: Any, name: str, *, minimum: int = 1, maximum: int | None = None
+) -> int:
+    """A whole number within bounds; numpy's integers count, booleans do not.
+
+    Raises
+    ------
+    TypeError
+        If it is no whole number.
+    ValueError
+        If it is out of bounds.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if not isinstance(value, Integral) or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an integer; got {shown(value)}.")
+    if value < minimum or (maximum is not None and value > maximum):
+        bounds = f"at least {minimum}" if maximum is None else f"{minimum}..{maximum}"
+        raise ValueError(f"{name} must be {bounds}; got {value}.")
+    return int(value)
+
+
+def check_ints(
+    values: Any, name: str, *, minimum: int = 0, maximum: int | None = None
+) -> list[int]:
+    """A list of whole numbers within bounds, of one or of several.
+
+    Raises
+    ------
+    TypeError
+        If an item is no whole number.
+    ValueError
+        If an item is out of bounds.
+    """
+    if isinstance(values, Integral) or np.ndim(values) == 0:
+        values = [values]
+    return [check_int(x, name, minimum=minimum, maximum=maximum) for x in values]
+
+
+def check_real(
+    value: Any, name: str, *, minimum: float = -np.inf, inclusive: bool = True
+) -> float:
+    """A finite number of at least, or above, a minimum.
+
+    Raises
+    ------
+    TypeError
+        If it is no number.
+    ValueError
+        If it is not finite or too small.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be a number; got {shown(value)}.")
+    too_small = value < minimum or (not inclusive and value == minimum)
+    if not np.isfinite(float(value)) or too_small:
+        bound = "" if minimum == -np.inf else f" {'from' if inclusive else 'above'} "
+        bound += "" if minimum == -np.inf else f"{minimum:g}"
+        raise ValueError(f"{name} must be a finite number{bound}; got {value!r}.")
+    return float(value)
+
+
+def check_bool(value: Any, name: str) -> bool:
+    """True or False, also numpy's.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {shown(value)}.")
+    return bool(value)
+
+
+def check_option(value: Any, name: str, options: Collection[Any]) -> Any:
+    """One of a few values.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    allowed = list(options)
+    # Arrays are neither hashable nor equal to a single truth value.
+    if not any(type(value) is type(option) and value == option for option in allowed):
+        if not (isinstance(value, str) and value in allowed):
+            raise ValueError(f"{name} must be one of {allowed}; got {shown(value)}.")
+    return value
+
+
+def check_list(values: Any, name: str) -> list[Any]:
+    """The items of anything that can be iterated over, except a string.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list; got {shown(values)}.")
+    return list(values)
+
+
+def shown(value: Any, width: int = 60) -> str:
+    """A value as an error shows it: its type, and itself where that is short."""
+    if isinstance(value, np.ndarray | Tensor):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    text = repr(value)
+    if len(text) > width:
+        text = f"{text[: width - 3]}..."
+    return text if value is None or isinstance(value, str) else f"{text} " + (
+        f"({type(value).__name__})"
+    )

@@ -1,0 +1,311 @@
+"""Bounds on what an explanation misses of an MLP's output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..coders._base import BaseInteractionCoder
+from ..interactions._reader import MLPs
+from ._explained_samples import ExplainedSamples, Premises
+from ._intervals import nonlinearity_value
+from ._neuron_ranges import ExplainedMLP, dominant_contributions
+from ._output_bounds import output_bounds
+from ._proof_length import proof_length
+from ._transition import Transition
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCertificate:
+    r"""Proved bounds on the error of an explanation, beside the actual errors.
+
+    Returned by :func:`certify`. The arrays have one row for each sample and one column
+    for each MLP; in a group or a domain all samples have the same bounds.
+
+    Attributes
+    ----------
+    level : str
+        "sample", "group" or "domain".
+
+    bound : str
+        "interval" or "lipschitz".
+
+    groups : ndarray of shape (n_samples,), int64
+        The group of each sample, from 0.
+
+    error_bound : ndarray of shape (n_samples, n_mlps)
+        Bound on :math:`\|f(x) - f_\mathrm{one}(a)\|`: the MLP on the activations
+        against the MLP whose neurons receive their dominant features alone.
+
+    error : ndarray of shape (n_samples, n_mlps)
+        That distance itself.
+
+    reconstruction_bound, reconstruction_error : ndarray of shape (n_samples, n_mlps)
+        The same for :math:`\|f(x) - f(\hat x)\|`.
+
+    interaction_bound, interaction_error : ndarray of shape (n_samples, n_mlps)
+        The same for :math:`\|f(\hat x) - f_\mathrm{one}(a)\|`. With
+        ``bound="lipschitz"`` and ``level="sample"`` the bound is
+        :func:`interaction_scores` with ``per_mlp=True``.
+
+    transition_bound, transition_error : ndarray of shape (n_samples, n_mlps) or None
+        The same for the distance of :math:`f_\mathrm{one}(a)` from the
+        reconstruction at the output site. None without `output_site`.
+
+    rounding : ndarray of shape (n_samples, n_mlps)
+        Slack for the rounding of float64. It is part of `error_bound` and
+        `transition_bound`, and comes on top of the bounds on reconstruction and
+        interaction.
+
+    proof_flops : int
+        Operations that check the bounds.
+
+    membership_flops : int
+        Operations that encode the samples and check that each is in its group or
+        domain, after which the bounds hold for it. 0 at ``level="sample"``.
+
+    brute_force_flops : int
+        Operations that run network and explanation on every sample instead.
+    """
+
+    level: str
+    bound: str
+    groups: npt.NDArray[np.int64]
+    error_bound: FloatArray
+    error: FloatArray
+    reconstruction_bound: FloatArray
+    reconstruction_error: FloatArray
+    interaction_bound: FloatArray
+    interaction_error: FloatArray
+    transition_bound: FloatArray | None
+    transition_error: FloatArray | None
+    rounding: FloatArray
+    proof_flops: int
+    membership_flops: int
+    brute_force_flops: int
+
+    @property
+    def tightness(self) -> FloatArray:
+        """Error over its bound.
+
+        Returns
+        -------
+        tightness : ndarray of shape (n_samples, n_mlps)
+            At most 1.
+        """
+        return self.error / self.error_bound
+
+
+def certify(
+    estimator: BaseInteractionCoder,
+    X: npt.ArrayLike,
+    *,
+    mlp: MLPs = None,
+    level: str = "sample",
+    bound: str = "interval",
+    groups: object = None,
+    code_max: npt.ArrayLike | None = None,
+    max_active: int | None = None,
+    output_site: int | Sequence[int] | None = None,
+    residual: bool = False,
+    n_dominant: int | None = None,
+    batch_size: int | None = None,
+) -> ErrorCertificate:
+    r"""Bound how far the one-feature explanation is from the MLP.
+
+    The explanation gives neuron :math:`n` on sample :math:`b` its dominant
+    contribution and its bias, :math:`c_{bn}`. What the neuron truly receives is in
+    :math:`[c_{bn} - r_{bn}, c_{bn} + r_{bn}]` with
+
+    .. math::
+
+        r_{bn} = \Bigl(\sum_h |p_{bnh}| - \max_h |p_{bnh}|\Bigr)
+               + |((x_b - \hat x_b) W_{in})_n|.
+
+    The interval goes through the nonlinearity and the output weights, which bounds the
+    distance of the outputs. The bounds are computed in float64 and widened by what
+    rounding can amount to; see the user guide.
+
+    Parameters
+    ----------
+    estimator : InteractionCrosscoder or InteractionSAE
+        A fitted estimator.
+
+    X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
+        Activations.
+
+    mlp : MLPWeights or list of MLPWeights, default=None
+        The MLPs; None takes those of the estimator. An estimator without any has
+        identity neurons, one for each coordinate.
+
+    level : {"sample", "group", "domain"}, default="sample"
+        What one proof is about.
+
+        - "sample": the code and the residual of one sample;
+        - "group": every code inside the ranges of a group of samples, with at most as
+          many active features and as large a residual at each neuron as one of them
+          has;
+        - "domain": every code with at most `max_active` active features between 0
+          and `code_max`, with at most as large a residual at each neuron as on X.
+
+    bound : {"interval", "lipschitz"}, default="interval"
+        "interval" takes the range of the nonlinearity over the interval,
+        "lipschitz" its Lipschitz constant, which is never tighter.
+
+    groups : array-like of shape (n_samples,) or FeatureClusterer, default=None
+        With ``level="group"``, a label for each sample, or fitted clusters of
+        features: a sample belongs to the cluster with the largest sum of codes. None
+        groups samples on which every neuron has the same dominant features.
+
+    code_max : array-like of shape (n_components,), default=None
+        With ``level="domain"``, how large the codes may be. None is as large as on X.
+
+    max_active : int, default=None
+        With ``level="domain"``, how many features may be active at once. None is as
+        many as on one sample of X.
+
+    output_site : int or list of int, default=None
+        The site where the output of each MLP is found. Compares the explanation's
+        output with the reconstruction there.
+
+    residual : bool, default=False
+        Whether what is found at `output_site` is the MLP's output added to its
+        input.
+
+    n_dominant : int, default=None
+        How many contributions a neuron keeps. None takes the estimator's.
+
+    batch_size : int, default=None
+        Samples read at a time. None is 512.
+
+    Returns
+    -------
+    certificate : ErrorCertificate
+        Bounds, actual errors and the length of the proof.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is unknown or does not fit, or X is not in the domain.
+    NotFittedError
+        If the estimator is not fitted.
+
+    See Also
+    --------
+    certify_classifier : Which predictions the explanation proves.
+    certify_stack : The error at the end of several residual blocks.
+    interaction_scores : The interaction term alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_ccx import InteractionSAE, certify
+    >>> X = np.random.default_rng(0).normal(size=(100, 6))
+    >>> sae = InteractionSAE(k=2, max_iter=5, random_state=0).fit(X)
+    >>> certificate = certify(sae, X)
+    >>> certificate.error_bound.shape
+    (100, 1)
+    >>> bool((certificate.error <= certificate.error_bound).all())
+    True
+    """
+    premises = Premises(level, bound, groups, code_max, max_active)
+    samples = ExplainedSamples(estimator, X, mlp, n_dominant, batch_size)
+    output_sites = _check_output_sites(output_site, samples, residual)
+    labels = samples.group_labels(premises)
+    boxes = samples.boxes(labels, premises)
+    names = ["error", "reconstruction", "interaction", "rounding"]
+    names += ["transition"] if output_sites else []
+    n_groups = labels.max() + 1
+    bounds = {name: np.empty((n_groups, len(samples.mlps))) for name in names}
+    errors = {name: np.zeros((len(samples), len(samples.mlps))) for name in names}
+    for index, explained in enumerate(samples.mlps):
+        for rows, ranges in samples.ranges(index, boxes, premises.slack):
+            values = output_bounds(explained, ranges, bound, premises.slack)
+            for name in ("error", "reconstruction", "interaction", "rounding"):
+                bounds[name][rows, index] = getattr(values, name)
+        _actual_errors(samples, explained, index, errors)
+        if output_sites is not None:
+            transition = Transition(samples, explained, output_sites[index], residual)
+            for rows, ranges in samples.ranges(index, boxes, premises.slack):
+                value_G = transition.bounds(ranges, premises.slack)
+                bounds["transition"][rows, index] = value_G
+            for rows, ranges in samples.ranges(index, None, premises.slack):
+                errors["transition"][rows, index] = transition.errors(ranges)
+    length = proof_length(
+        samples.mlps, samples.n_active(), boxes, samples.components.shape[1], bound
+    )
+    by_sample = {name: value[labels] for name, value in bounds.items()}
+    return ErrorCertificate(
+        level=level,
+        bound=bound,
+        groups=labels,
+        error_bound=by_sample["error"],
+        error=errors["error"],
+        reconstruction_bound=by_sample["reconstruction"],
+        reconstruction_error=errors["reconstruction"],
+        interaction_bound=by_sample["interaction"],
+        interaction_error=errors["interaction"],
+        transition_bound=by_sample.get("transition"),
+        transition_error=errors.get("transition"),
+        rounding=by_sample["rounding"],
+        proof_flops=length.proof,
+        membership_flops=length.membership,
+        brute_force_flops=length.brute_force,
+    )
+
+
+def _check_output_sites(
+    output_site: int | Sequence[int] | None, samples: ExplainedSamples, residual: bool
+) -> list[int] | None:
+    """One output site for each MLP, or None."""
+    if output_site is None:
+        if residual:
+            raise ValueError("residual=True needs output_site.")
+        return None
+    sites = list(output_site) if isinstance(output_site, Sequence) else [output_site]
+    if len(sites) != len(samples.mlps):
+        raise ValueError(
+            f"output_site has {len(sites)} entries for {len(samples.mlps)} MLP(s); "
+            "pass one site for each."
+        )
+    width = len(samples.intercept) // samples.n_sites
+    for site, mlp in zip(sites, samples.mlps, strict=True):
+        if not 0 <= site < samples.n_sites:
+            raise ValueError(
+                f"output_site={site}, but the activations have {samples.n_sites} "
+                f"site(s); use sites in 0..{samples.n_sites - 1}."
+            )
+        if mlp.W_out_NO.shape[1] != width:
+            raise ValueError(
+                f"the output of an MLP has width {mlp.W_out_NO.shape[1]}, but the "
+                f"sites have width {width}; leave output_site=None."
+            )
+    return [int(site) for site in sites]
+
+
+def _actual_errors(
+    samples: ExplainedSamples,
+    mlp: ExplainedMLP,
+    index: int,
+    errors: dict[str, FloatArray],
+) -> None:
+    """Run network and explanation on the samples."""
+
+    def output(input_BN: FloatArray) -> FloatArray:
+        return nonlinearity_value(mlp.weights.activation, input_BN) @ mlp.W_out_NO
+
+    for rows, codes_BM, x_BF in samples.batches():
+        _, kept_RBN, _ = dominant_contributions(codes_BM, mlp.M_MN, samples.n_dominant)
+        recon_BD = codes_BM @ mlp.W_dec_MD + mlp.b_dec_D
+        true_BO = output(x_BF[:, mlp.columns] @ mlp.W_in_DN + mlp.b_in_N)
+        recon_BO = output(recon_BD @ mlp.W_in_DN + mlp.b_in_N)
+        kept_BO = output(kept_RBN.sum(axis=0) + mlp.bias_N)
+        for name, difference_BO in (
+            ("error", true_BO - kept_BO),
+            ("reconstruction", true_BO - recon_BO),
+            ("interaction", recon_BO - kept_BO),
+        ):
+            errors[name][rows, index] = np.linalg.norm(difference_BO, axis=1)

@@ -1,0 +1,233 @@
+"""Bounds on the predictions of a regression network."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.neural_network import MLPRegressor
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from ..coders._base import BaseInteractionCoder
+from ._dense_network import from_sklearn, from_torch
+from ._explained_samples import Premises
+from ._intervals import TINY, gamma
+from ._output_bounds import times_weights
+from ._prediction_run import PredictionRun
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RegressionCertificate:
+    r"""Proved bounds on the outputs of a regression network.
+
+    Returned by :func:`certify_regressor`.
+
+    Attributes
+    ----------
+    level : str
+        "sample", "group" or "domain".
+
+    bound : str
+        "interval" or "lipschitz".
+
+    groups : ndarray of shape (n_samples,), int64
+        The group of each sample, from 0.
+
+    explained_prediction : ndarray of shape (n_samples, n_outputs)
+        What the explanation predicts.
+
+    lower, upper : ndarray of shape (n_samples, n_outputs)
+        Interval that is proved to hold the network's prediction.
+
+    prediction : ndarray of shape (n_samples, n_outputs)
+        What the network predicts, computed in float64.
+
+    error_bound : ndarray of shape (n_samples,)
+        Bound on the distance between the two predictions.
+
+    error : ndarray of shape (n_samples,)
+        That distance itself.
+
+    proof_flops, membership_flops, brute_force_flops : int
+        As in :class:`PredictionCertificate`.
+    """
+
+    level: str
+    bound: str
+    groups: npt.NDArray[np.int64]
+    explained_prediction: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+    prediction: FloatArray
+    error_bound: FloatArray
+    error: FloatArray
+    proof_flops: int
+    membership_flops: int
+    brute_force_flops: int
+
+    @property
+    def tightness(self) -> FloatArray:
+        """Error over its bound.
+
+        Returns
+        -------
+        tightness : ndarray of shape (n_samples,)
+            At most 1.
+        """
+        return self.error / self.error_bound
+
+
+def certify_regressor(
+    estimator: BaseInteractionCoder,
+    regressor: MLPRegressor | nn.Sequential,
+    X: npt.ArrayLike,
+    *,
+    layer: int = 0,
+    site: int = 0,
+    level: str = "sample",
+    bound: str = "interval",
+    groups: object = None,
+    code_max: npt.ArrayLike | None = None,
+    max_active: int | None = None,
+    n_dominant: int | None = None,
+    batch_size: int | None = None,
+) -> RegressionCertificate:
+    """Bound how far a network's predictions are from those of the explanation.
+
+    As :func:`certify_classifier`, for a network that predicts numbers: where that asks
+    whether the intervals can change the class, this gives the intervals.
+
+    Parameters
+    ----------
+    estimator : InteractionCrosscoder or InteractionSAE
+        A fitted estimator.
+
+    regressor : MLPRegressor or torch.nn.Sequential
+        The network.
+
+    X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
+        Activations: the input of the explained hidden layer, at `site`.
+
+    layer : int, default=0
+        The explained hidden layer of an MLPRegressor.
+
+    site : int, default=0
+        The site of the activations that the layer reads.
+
+    level : {"sample", "group", "domain"}, default="sample"
+        As in :func:`certify`.
+
+    bound : {"interval", "lipschitz"}, default="interval"
+        As in :func:`certify`.
+
+    groups : array-like of shape (n_samples,) or FeatureClusterer, default=None
+        As in :func:`certify`.
+
+    code_max : array-like of shape (n_components,), default=None
+        As in :func:`certify`.
+
+    max_active : int, default=None
+        As in :func:`certify`.
+
+    n_dominant : int, default=None
+        How many contributions a neuron keeps. None takes the estimator's.
+
+    batch_size : int, default=None
+        Samples read at a time. None is 512.
+
+    Returns
+    -------
+    certificate : RegressionCertificate
+        Bounds on the predictions.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is unknown or does not fit, or the output of `regressor` goes
+        through a nonlinearity.
+    TypeError
+        If `regressor` is not such a network.
+    NotFittedError
+        If the estimator or `regressor` is not fitted.
+
+    See Also
+    --------
+    certify_classifier : The same for classification.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.neural_network import MLPRegressor
+    >>> from sklearn_ccx import InteractionSAE, MLPWeights, certify_regressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> regressor = MLPRegressor(
+    ...     hidden_layer_sizes=(16,), solver="lbfgs", tol=10, random_state=0
+    ... ).fit(X, y)
+    >>> mlp = MLPWeights.from_sklearn(regressor)
+    >>> sae = InteractionSAE(20, k=2, mlp=mlp, max_iter=20, random_state=0).fit(X)
+    >>> certificate = certify_regressor(sae, regressor, X)
+    >>> bool((certificate.error <= certificate.error_bound).all())
+    True
+    """
+    if isinstance(regressor, MLPRegressor):
+        check_is_fitted(regressor)
+        if regressor.out_activation_ != "identity":
+            raise ValueError(
+                f"regressor has the output activation {regressor.out_activation_!r}; "
+                'only "identity" is covered, as with loss="squared_error".'
+            )
+        network = from_sklearn(regressor, layer, site)
+    elif isinstance(regressor, nn.Sequential):
+        network = from_torch(regressor, site)
+    else:
+        raise TypeError(
+            "regressor must be an MLPRegressor or a torch.nn.Sequential; "
+            f"got {type(regressor).__name__}."
+        )
+    run = PredictionRun(
+        estimator,
+        X,
+        network,
+        Premises(level, bound, groups, code_max, max_active),
+        n_dominant,
+        batch_size,
+    )
+    W_NO = network.last.W_out.astype(np.float64)
+    shape = len(run.samples), W_NO.shape[1]
+    kept, true, lower, upper = np.empty((4, *shape))
+    error_bound = np.empty(len(run.samples))
+    norm_N = np.linalg.norm(W_NO, axis=1)
+    relative = 8 * gamma(sum(W_NO.shape) + 16, network.unit_roundoff)
+    for rows, deviation, kept_BO, true_BO in run.batches():
+        members = np.arange(rows.stop - rows.start)
+        groups_U, group_B = run.groups_of(rows, members)
+        unique = deviation.rows(groups_U)
+        lower_UO, upper_UO = times_weights(unique.lower_GN, unique.upper_GN, W_NO)
+        size_UO = unique.size_GN @ np.abs(W_NO) + np.abs(network.last.b_out)
+        rounding_UO = unique.rounding_GN @ np.abs(W_NO)
+        rounding_UO += run.slack * (relative * size_UO + TINY)
+        box_UO = np.maximum(np.abs(lower_UO), np.abs(upper_UO))
+        triangle_U = np.maximum(-unique.lower_GN, unique.upper_GN) @ norm_N
+        bound_U = np.minimum(np.linalg.norm(box_UO, axis=1), triangle_U)
+        bound_U += np.linalg.norm(rounding_UO, axis=1)
+        error_bound[rows] = bound_U[group_B]
+        lower[rows] = kept_BO + (lower_UO - rounding_UO)[group_B]
+        upper[rows] = kept_BO + (upper_UO + rounding_UO)[group_B]
+        kept[rows], true[rows] = kept_BO, true_BO
+    length = run.length(n_margins=run.n_groups)
+    return RegressionCertificate(
+        level=level,
+        bound=bound,
+        groups=run.labels,
+        explained_prediction=kept,
+        lower=lower,
+        upper=upper,
+        prediction=true,
+        error_bound=error_bound,
+        error=np.linalg.norm(true - kept, axis=1),
+        proof_flops=length.proof,
+        membership_flops=length.membership,
+        brute_force_flops=length.brute_force,
+    )
