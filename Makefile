@@ -1,45 +1,63 @@
 # Every target is complete on a fresh machine with Python 3.11 or newer and make:
 # it creates .venv, installs what it needs there and runs. Re-runs install again
-# only when pyproject.toml or constraints.txt changed.
+# only when pyproject.toml or the file of constraints changed.
 
 PYTHON ?= python3
+OLDEST_PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+CONSTRAINTS := constraints.txt
 PYTEST_ARGS ?=
 SPHINXOPTS ?= -W --keep-going
 
-# Files of the package whose docstrings are validated.
-SOURCES = $$(find sklearn_ccx -name '*.py' | sort)
+# The tests for which the versions of the dependencies matter most; none of them needs
+# the extra lm.
+CORE_TESTS := tests/engine tests/networks tests/coders tests/interactions \
+	tests/clustering tests/plotting tests/test_common.py
+# The tests' problems are small: more threads would only wait for each other. Processes
+# do not, a few at a time.
+PYTEST = MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	--numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs clean distclean
+.PHONY: help demo test test-core test-oldest lint format docs clean distclean
 
 help:
 	@echo "make demo       set up .venv and run examples/plot_digits.py"
-	@echo "make test       set up .venv and run every check of continuous integration"
+	@echo "make test       set up .venv and run all static checks and tests"
+	@echo "make test-core  the tests of the core, with few dependencies"
+	@echo "make test-oldest"
+	@echo "                the same in .venv-oldest, with the oldest versions of the"
+	@echo "                dependencies that pyproject.toml admits"
 	@echo "make lint       the static checks of 'make test' only"
 	@echo "make format     let ruff fix and format the code"
 	@echo "make docs       build the documentation into docs/_build/html"
 	@echo "make clean      remove caches and build products"
-	@echo "make distclean  the same, and remove .venv"
+	@echo "make distclean  the same, and remove .venv and .venv-*"
 	@echo
-	@echo "PYTHON=python3.12 chooses the interpreter that .venv is made with."
+	@echo "PYTHON=python3.12 chooses the interpreter that .venv is made with, VENV=DIR"
+	@echo "another place for it: make test-core PYTHON=python3.13 VENV=.venv-3.13"
 	@echo "PYTEST_ARGS='-k mlp' passes arguments to pytest."
 
 demo: $(VENV)/.installed-plot
 	$(BIN)/python examples/plot_digits.py
 
-# The tests' problems are small: more threads would only wait for each other.
 test: lint
-	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-core: $(VENV)/.installed-test-core
+	$(PYTEST) -m "not slow" $(CORE_TESTS) $(PYTEST_ARGS)
+
+test-oldest:
+	@$(MAKE) --no-print-directory test-core PYTHON=$(OLDEST_PYTHON) VENV=.venv-oldest \
+		CONSTRAINTS=constraints-oldest.txt
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy
-	$(BIN)/numpydoc lint $(SOURCES)
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
@@ -57,12 +75,12 @@ clean:
 		-exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-*
 
 # .installed-EXTRA: the package, editable, with that extra.
 .PRECIOUS: $(VENV)/.installed-%
-$(VENV)/.installed-%: $(VENV)/.created pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[$*]"
+$(VENV)/.installed-%: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) --editable ".[$*]"
 	@touch $@
 
 $(VENV)/.created:

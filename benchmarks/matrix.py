@@ -67,7 +67,7 @@ def main():
 
     few = X[: options.textbook_rows]
     codes, M = sae.transform(few), sae.components_ @ W_in
-    norm = np.linalg.norm(W_in.T, axis=1)
+    norm = mlp.lipschitz * np.linalg.norm(W_in.T, axis=1)
     expected = textbook_matrix(codes, M, norm)
     for kernels in ("numba", "torch"):
         A = package_matrix(sae, few, kernels).toarray()

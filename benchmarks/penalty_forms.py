@@ -13,10 +13,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sklearn_ccx._engine.neurons._frozen_mlp import FrozenMLP
-from sklearn_ccx._engine.losses._interaction import interaction_losses
-from sklearn_ccx._engine.neurons._nonlinearity import NONLINEARITIES
+from sklearn_ccx._engine._settings import LossStrengths
 from sklearn_ccx._engine._sparse_codes import SparseCodes
+from sklearn_ccx._engine.losses import neuron_losses
+from sklearn_ccx._engine.neurons import NONLINEARITIES, FrozenMLP
 
 Form = Callable[["Problem"], tuple[Tensor, ...]]
 
@@ -97,6 +97,8 @@ def random_problem(shapes: Shapes, codes: str = "batchtopk") -> Problem:
                 W_out_NO=W_out_NO,
                 bias_N=normal(shapes.neurons) / 10,
                 output_norm_N=W_out_NO.norm(dim=1),
+                # The other forms leave out the Lipschitz constant of the bound.
+                mass=NONLINEARITIES["gelu"].lipschitz,
             )
         )
     return Problem(
@@ -112,14 +114,12 @@ def package(
 ) -> tuple[Tensor, ...]:
     """The penalty as the estimators train on it."""
     os.environ["SKLEARN_CCX_KERNELS"] = kernels
-    loss = interaction_losses(
+    loss = neuron_losses(
         SparseCodes.from_dense(problem.codes_BM),
         problem.W_dec_MF,
         problem.x_BF,
         problem.mlps,
-        lam=1.0,
-        lam_fidelity=lam_fidelity,
-        n_dominant=1,
+        LossStrengths(lam=1.0, lam_fidelity=lam_fidelity, n_dominant=1, aux_k=0),
     ).weighted
     return _with_gradients(loss, problem)
 

@@ -26,7 +26,9 @@ from reporting import interleaved_medians, print_table
 from sklearn.base import clone
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE, MLPWeights
-from sklearn_ccx.coders._training_run import TrainingRun
+from sklearn_ccx._engine._data import TrainingData
+from sklearn_ccx._engine._fit import Training
+from sklearn_ccx._engine._measure_sites import measure_sites
 
 
 def our_step(
@@ -37,14 +39,18 @@ def our_step(
 ) -> Step:
     """The step that fit takes with X, of shape (B, F), as its batch."""
     rows, generator = np.arange(len(X)), torch.Generator().manual_seed(0)
-    run = TrainingRun.start(estimator, X, rows, n_sites, 1, generator, None)
-    x_BF = run._data.load(rows)
+    settings = estimator._settings(X.shape[1], n_sites, len(X), X.dtype)
+    scaling = measure_sites(X, rows, n_sites, center=True, normalize=True)
+    data = TrainingData(X, scaling, settings.dtype, settings.device)
+    mlps = estimator._frozen_mlps(data)
+    trainer = Training.begin(data, rows, mlps, settings, generator).trainer
+    x_BF = data.load(rows)
     no_dead_features = torch.zeros(0, dtype=torch.int64)
 
     def step() -> float:
         os.environ["SKLEARN_CCX_KERNELS"] = kernels
-        terms, _ = run._trainer._step(x_BF, no_dead_features, LEARNING_RATE)
-        return float(terms[0])
+        report, _ = trainer.step(x_BF, no_dead_features, LEARNING_RATE)
+        return float(report.loss)
 
     return step
 

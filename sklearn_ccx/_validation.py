@@ -1,12 +1,16 @@
 """Checks that every door of the package shares, and one converter for arrays."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
 from torch import Tensor
 
 
@@ -58,7 +62,8 @@ def as_array(value: Any, name: str) -> Any:
 
 def as_numpy(value: Any, name: str) -> npt.NDArray[Any]:
     """:func:`as_array`, as an ndarray in memory."""
-    return np.asarray(as_array(value, name))
+    value = as_array(value, name)
+    return value.toarray() if sparse.issparse(value) else np.asarray(value)
 
 
 def _tensor_as_array(tensor: Tensor, name: str) -> npt.NDArray[Any]:
@@ -98,10 +103,13 @@ def check_int(
         value = value[()]
     if not isinstance(value, Integral) or isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be an integer; got {shown(value)}.")
-    if value < minimum or (maximum is not None and value > maximum):
-        bounds = f"at least {minimum}" if maximum is None else f"{minimum}..{maximum}"
-        raise ValueError(f"{name} must be {bounds}; got {value}.")
-    return int(value)
+    number = int(value)
+    if number < minimum or (maximum is not None and number > maximum):
+        bounds = f"at least {minimum}"
+        if maximum is not None:
+            bounds = f"in {minimum}..{maximum}"
+        raise ValueError(f"{name} must be {bounds}; got {number}.")
+    return number
 
 
 def check_ints(
@@ -166,9 +174,8 @@ def check_option(value: Any, name: str, options: Collection[Any]) -> Any:
     """
     allowed = list(options)
     # Arrays are neither hashable nor equal to a single truth value.
-    if not any(type(value) is type(option) and value == option for option in allowed):
-        if not (isinstance(value, str) and value in allowed):
-            raise ValueError(f"{name} must be one of {allowed}; got {shown(value)}.")
+    if not any(isinstance(value, type(x)) and value == x for x in allowed):
+        raise ValueError(f"{name} must be one of {allowed}; got {shown(value)}.")
     return value
 
 
@@ -180,9 +187,93 @@ def check_list(values: Any, name: str) -> list[Any]:
     TypeError
         If it cannot be.
     """
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    is_single = isinstance(values, str | bytes) or getattr(values, "ndim", 1) == 0
+    if is_single or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a list; got {shown(values)}.")
     return list(values)
+
+
+def check_n_rows(values: Any, name: str) -> int:
+    """Number of rows of what :func:`as_array` returns.
+
+    Raises
+    ------
+    ValueError
+        If it has no rows at all.
+    """
+    if not values.shape:
+        raise ValueError(f"{name} must have rows, one for each sample; got a scalar.")
+    return int(values.shape[0])
+
+
+@contextmanager
+def errors_about(name: str) -> Iterator[None]:
+    """Say in errors about X that another argument was passed for it."""
+    try:
+        yield
+    except NotFittedError:
+        raise
+    except (TypeError, ValueError) as error:
+        if name in str(error):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} cannot be used: {error}") from error
+
+
+def check_rows(values: Any, name: str, n_samples: int) -> npt.NDArray[Any]:
+    """One number, string or date for each sample, without gaps.
+
+    Raises
+    ------
+    ValueError
+        If there is not one for each sample, or one is missing.
+    TypeError
+        If they cannot be told apart and sorted, as numbers and strings together.
+    """
+    array = as_numpy(values, name)
+    if array.shape != (n_samples,):
+        raise ValueError(
+            f"{name} must have shape ({n_samples},), one entry for each sample of X; "
+            f"got {array.shape}."
+        )
+    if array.dtype.kind == "O":  # data frames keep strings and dates so
+        if all(isinstance(entry, str) for entry in array):
+            return array.astype(str)
+        if any(x is None or (isinstance(x, float) and np.isnan(x)) for x in array):
+            raise ValueError(f"{name} has missing entries; give each sample a value.")
+        kinds = sorted({type(entry).__name__ for entry in array})
+        if not all(isinstance(entry, Real) for entry in array):
+            raise TypeError(
+                f"{name} must hold numbers or strings, the same for all samples; got "
+                f"{', '.join(kinds)}."
+            )
+        array = np.array(array.tolist())
+    if array.dtype.kind not in "biufUSMm":
+        raise TypeError(
+            f"{name} must hold numbers or strings; got dtype {array.dtype}."
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} contains NaN or infinity; give each sample a value.")
+    if array.dtype.kind in "Mm" and np.isnat(array).any():
+        raise ValueError(f"{name} contains NaT; give each sample a value.")
+    return array
+
+
+def check_seed(random_state: Any, name: str = "random_state") -> np.random.RandomState:
+    """:func:`sklearn.utils.check_random_state`, with an error that has a name.
+
+    Raises
+    ------
+    ValueError
+        If it is no seed.
+    """
+    try:
+        return check_random_state(random_state)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be an int from 0 to {2**32 - 1}, a RandomState or None; got "
+            f"{shown(random_state)}."
+        ) from error
 
 
 def shown(value: Any, width: int = 60) -> str:
@@ -192,6 +283,8 @@ def shown(value: Any, width: int = 60) -> str:
     text = repr(value)
     if len(text) > width:
         text = f"{text[: width - 3]}..."
-    return text if value is None or isinstance(value, str) else f"{text} " + (
-        f"({type(value).__name__})"
+    return (
+        text
+        if value is None or isinstance(value, str)
+        else f"{text} " + (f"({type(value).__name__})")
     )

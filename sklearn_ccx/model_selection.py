@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
-from .interactions._ablation import ablation_fidelity
-from .coders._inside import fitted_coder
-from .interactions._interaction import dominant_share
+from ._validation import check_list, shown
+from .coders import find_coder
+from .interactions import ablation_fidelity, dominant_share
 
 __all__ = [
     "SCORERS",
@@ -76,7 +76,7 @@ def explained_variance_scorer(
     >>> explained_variance_scorer(sae, X) == sae.score(X)
     True
     """
-    coder, X = fitted_coder(estimator, X)
+    coder, X = find_coder(estimator, X)
     return coder.score(X)
 
 
@@ -126,7 +126,7 @@ def dominant_share_scorer(
     >>> 0 < dominant_share_scorer(sae, X) <= 1
     True
     """
-    return dominant_share(*fitted_coder(estimator, X))
+    return dominant_share(*find_coder(estimator, X))
 
 
 def one_feature_fidelity_scorer(
@@ -177,7 +177,7 @@ def one_feature_fidelity_scorer(
     >>> one_feature_fidelity_scorer(sae, X) <= 1
     True
     """
-    coder, X = fitted_coder(estimator, X)
+    coder, X = find_coder(estimator, X)
     fidelity = ablation_fidelity(coder, X, schemes="keep_largest")
     return float(fidelity["keep_largest"].mean())
 
@@ -191,7 +191,7 @@ SCORERS: dict[str, Callable[..., float]] = {
 
 
 @dataclass(frozen=True)
-class StrongestPenalty:  # numpydoc ignore=PR02
+class StrongestPenalty:
     """Refit rule: the strongest penalty at a bounded loss of explained variance.
 
     The score of a coder is best without any penalty, so a search decided by it would
@@ -260,11 +260,18 @@ class StrongestPenalty:  # numpydoc ignore=PR02
         """Validate the parameters."""
         if not isinstance(self.max_loss, Real) or not 0 <= self.max_loss < math.inf:
             raise ValueError(
-                f"max_loss must be a finite number from 0; got {self.max_loss!r}."
+                f"max_loss must be a finite number from 0; got {shown(self.max_loss)}."
             )
-        if not self.order or not set(self.order) <= set(_SIGNS):
+        if not isinstance(self.metric, str):
+            raise TypeError(f"metric must be a string; got {shown(self.metric)}.")
+        is_name = isinstance(self.order, str)  # which is a sequence, of characters
+        names = [] if is_name else check_list(self.order, "order")
+        if not names or not all(
+            isinstance(name, str) and name in _SIGNS for name in names
+        ):
             raise ValueError(
-                f"order must name some of {list(_SIGNS)}; got {self.order!r}."
+                f"order must be a list of some of {list(_SIGNS)}; got "
+                f"{shown(self.order)}."
             )
 
     def __call__(self, cv_results: Mapping[str, Any]) -> int:
@@ -280,6 +287,12 @@ class StrongestPenalty:  # numpydoc ignore=PR02
         int
             Index of the candidate.
         """
+        given: Any = cv_results
+        if not isinstance(given, Mapping) or "params" not in given:
+            raise TypeError(
+                "cv_results must be the cv_results_ of a search; got "
+                f"{shown(cv_results)}."
+            )
         key = f"mean_test_{self.metric}"
         if key not in cv_results:
             reported = sorted(
@@ -306,7 +319,7 @@ class StrongestPenalty:  # numpydoc ignore=PR02
     ) -> list[tuple[float, ...]]:
         """Values to compare candidates by, larger for stronger penalties."""
         columns = [
-            [_SIGNS[name] * candidate[key] for candidate in candidates]
+            [_SIGNS[name] * _number(candidate[key], key) for candidate in candidates]
             for name in self.order
             if (key := _parameter_key(name, candidates)) is not None
         ]
@@ -316,6 +329,14 @@ class StrongestPenalty:  # numpydoc ignore=PR02
                 f"{sorted(set().union(*candidates))}."
             )
         return list(zip(*columns, strict=True))
+
+
+def _number(value: Any, key: str) -> float:
+    if not isinstance(value, Real):
+        raise ValueError(
+            f"the values of {key!r} must be numbers to be compared; got {shown(value)}."
+        )
+    return float(value)
 
 
 def _parameter_key(name: str, candidates: Sequence[Mapping[str, Any]]) -> str | None:

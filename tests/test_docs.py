@@ -14,7 +14,7 @@ GUIDES = [path for path in GUIDES if ">>> " in path.read_text(encoding="utf-8")]
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch):
     """What the documentation says holds after a short training too."""
-    monkeypatch.setattr("sklearn_ccx.coders._base._DEFAULT_N_STEPS", 30)
+    monkeypatch.setattr("sklearn_ccx.coders._parameters._DEFAULT_N_STEPS", 30)
 
 
 def test_readme():

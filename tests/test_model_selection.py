@@ -188,3 +188,30 @@ def test_rule_is_a_value():
     rule = StrongestPenalty(0.1, order=("k",))
     assert pickle.loads(pickle.dumps(rule)) == rule != StrongestPenalty(0.2)
     assert repr(rule).startswith("StrongestPenalty(max_loss=0.1")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"order": 3}, "order must be a list; got 3"),
+        ({"order": None}, "order must be a list; got None"),
+        ({"order": [[]]}, "order must be a list of some of"),
+        ({"metric": []}, "metric must be a string"),
+        ({"metric": None}, "metric must be a string"),
+        ({"max_loss": None}, "max_loss must be a finite number"),
+    ],
+)
+def test_parameters_of_another_type_raise(wrong, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        StrongestPenalty(**wrong)
+
+
+@pytest.mark.parametrize("cv_results", [None, 3, "a", [], {}])
+def test_results_of_no_search_raise(cv_results):
+    with pytest.raises(TypeError, match="cv_results must be the cv_results_"):
+        StrongestPenalty()(cv_results)
+
+
+def test_strengths_that_are_no_numbers_raise():
+    with pytest.raises(ValueError, match="values of 'lam' must be numbers"):
+        StrongestPenalty()(results([{"lam": "a"}, {"lam": None}], [0.5, 0.5]))

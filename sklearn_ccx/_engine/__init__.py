@@ -6,5 +6,5 @@ of the package are built on top of it and never the other way round.
 Suffixes of tensor names give their axes: ``B`` samples of a batch, ``M``
 features, ``L`` sites, ``D`` width of a site, ``F`` = ``L * D`` flattened
 columns, ``N`` neurons, ``O`` outputs of an MLP, ``R`` rank of a dominant
-feature (0 is the largest).
+feature (0 is the largest), ``A`` active entries of codes, ``P`` pairs of features.
 """

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ._model import CrosscoderModel, LossStrengths
+from ._model import CrosscoderModel
 from ._sparse_codes import SparseCodes
+from .losses import Objective
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,22 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: CrosscoderModel, batches: Iterable[Tensor]) -> Evaluation:
-    """Evaluate a model on batches in training units."""
+def evaluate(
+    model: CrosscoderModel, batches: Iterable[Tensor], variance_L: Tensor
+) -> Evaluation:
+    """Evaluate a model on batches in training units.
+
+    Parameters
+    ----------
+    model : CrosscoderModel
+        The model.
+    batches : iterable of Tensor of shape (B, F)
+        The data.
+    variance_L : Tensor of shape (L,)
+        Variance of each site, infinite for constant ones.
+    """
     n_samples = 0
-    n_sites = len(model.variance_L)
+    n_sites = len(variance_L)
     zeros = partial(model.b_enc_M.new_zeros, dtype=torch.float64)
     error_L, norm_L, recon_norm_L = zeros((3, n_sites))
     n_active_M = zeros(len(model.b_enc_M))
@@ -52,8 +65,8 @@ def evaluate(model: CrosscoderModel, batches: Iterable[Tensor]) -> Evaluation:
         norm_L += torch.linalg.vector_norm(x_BLD, dim=2).sum(dim=0)
         recon_norm_L += torch.linalg.vector_norm(recon_BLD, dim=2).sum(dim=0)
 
-    varies_L = torch.isfinite(model.variance_L)
-    site_fvu_L = error_L / n_samples / model.variance_L
+    varies_L = torch.isfinite(variance_L)
+    site_fvu_L = error_L / n_samples / variance_L
     ratio_L = recon_norm_L / norm_L
     site_fvu_L[~varies_L] = ratio_L[~varies_L] = torch.nan
     return Evaluation(
@@ -65,15 +78,16 @@ def evaluate(model: CrosscoderModel, batches: Iterable[Tensor]) -> Evaluation:
 
 @torch.no_grad()
 def mean_loss(
-    model: CrosscoderModel, batches: Iterable[Tensor], strengths: LossStrengths
+    model: CrosscoderModel, batches: Iterable[Tensor], objective: Objective
 ) -> float:
     """Mean loss of batches in training units, penalties included."""
     n_samples, total = 0, 0.0
     for x_BF in batches:
         codes_BM = model.codes(x_BF)
         recon_BF = codes_BM @ model.W_dec_MF
-        codes = SparseCodes.from_dense(codes_BM) if strengths.has_penalty else None
-        loss = model.loss(x_BF, codes, recon_BF, strengths)
+        has_penalty = objective.strengths.has_penalty
+        codes = SparseCodes.from_dense(codes_BM) if has_penalty else None
+        terms = objective.loss(codes, model.W_dec_MF, x_BF, recon_BF)
         n_samples += len(x_BF)
-        total += len(x_BF) * float(loss.total)
+        total += len(x_BF) * float(terms.total)
     return total / n_samples

@@ -1,13 +1,11 @@
 """Codes held as their active entries, and the products that only need those."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from .activations._code_activation import SelectingActivation, keep_above
 
 
 @dataclass(frozen=True)
@@ -101,28 +99,51 @@ class SparseCodes:
         """Sum of some quantity over the entries of each row, (B,)."""
         return entries_A.new_zeros(len(self)).index_add(0, self.rows_A, entries_A)
 
-    def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Every pair of entries of the same row.
+    def rows(self, rows: slice) -> tuple["SparseCodes", int]:
+        """Codes of some rows, and the entry that becomes their first."""
+        bounds = self.bounds()
+        start, stop, _ = rows.indices(len(self))
+        first, last = int(bounds[start]), int(bounds[stop])
+        return (
+            SparseCodes(
+                self.values_A[first:last],
+                self.features_A[first:last],
+                self.rows_A[first:last] - start,
+                self.first_entry_B[rows] - first,
+                self.n_components,
+            ),
+            first,
+        )
 
-        Returns
-        -------
-        first_P, second_P : Tensor of shape (P,), int64
-            The pairs' features.
-        slots_P : Tensor of shape (P,), int64
-            The pairs' positions in a flattened tensor of shape (B, S, S), with S the
-            largest number of entries of a row.
+    def dominant_pairs(self, entry_BN: Tensor) -> "DominantPairs":
+        """Every pair of a dominant entry and an entry of the same row.
+
+        Parameters
+        ----------
+        entry_BN : Tensor of shape (B, N), int64
+            Dominant entries at the neurons, -1 for none.
         """
+        is_dominant_A = torch.zeros_like(self.features_A, dtype=torch.bool)
+        is_dominant_A[entry_BN[entry_BN >= 0]] = True
+        return self.pairs_of(is_dominant_A.nonzero().squeeze(1))
+
+    def pairs_of(self, dominant_D: Tensor) -> "DominantPairs":
+        """Every pair of one of the given entries and an entry of the same row."""
         n_entries_B = self.n_entries()
-        n_slots = int(n_entries_B.max())
-        slots_S = torch.arange(n_slots, device=self.rows_A.device)
-        exists_BS = slots_S < n_entries_B.unsqueeze(1)
-        exists_BSS = exists_BS.unsqueeze(2) & exists_BS.unsqueeze(1)
-        slots_P = exists_BSS.flatten().nonzero().squeeze(1)
-        features_BS = slots_P.new_zeros(exists_BS.shape)
-        features_BS[exists_BS] = self.features_A
-        first_BSS = features_BS.unsqueeze(2).expand(exists_BSS.shape)
-        second_BSS = features_BS.unsqueeze(1).expand(exists_BSS.shape)
-        return first_BSS[exists_BSS], second_BSS[exists_BSS], slots_P
+        row_D = self.rows_A[dominant_D]
+        n_others_D = n_entries_B[row_D]
+        first_pair_D = n_others_D.cumsum(0) - n_others_D
+        # Where the pairs of an entry begin, for those that dominate some neuron.
+        first_pair_A = torch.full_like(self.features_A, -1)
+        first_pair_A[dominant_D] = first_pair_D
+        dominant_P = dominant_D.repeat_interleave(n_others_D)
+        n_pairs = len(dominant_P)
+        slot_P = torch.arange(n_pairs, device=dominant_P.device)
+        slot_P -= first_pair_D.repeat_interleave(n_others_D)
+        other_P = self.first_entry_B[row_D].repeat_interleave(n_others_D) + slot_P
+        return DominantPairs(
+            self.features_A[dominant_P], self.features_A[other_P], first_pair_A
+        )
 
     def dense(self) -> Tensor:
         """The codes with their zeros, (B, M)."""
@@ -130,56 +151,29 @@ class SparseCodes:
         return codes_BM.index_put((self.rows_A, self.features_A), self.values_A)
 
 
-def encode_active(
-    x_BF: Tensor, W_enc_MF: Tensor, b_enc_M: Tensor, activation: SelectingActivation
-) -> SparseCodes:
-    """Encode a training batch; gradients are computed over active entries only."""
-    n_samples, n_components = len(x_BF), len(b_enc_M)
-    with torch.no_grad():
-        pre_BM = torch.addmm(b_enc_M, x_BF, W_enc_MF.T).to(b_enc_M.dtype)
-        positions_A = activation.select(pre_BM).sort().values
-        pre_A = pre_BM.flatten()[positions_A]
-        rows_A = positions_A.div(n_components, rounding_mode="floor")
-        features_A = positions_A - rows_A * n_components
-    pre_A = _ActivePreActivations.apply(
-        x_BF, W_enc_MF, b_enc_M, pre_A, rows_A, features_A
-    )
-    return SparseCodes.from_entries(
-        keep_above(pre_A, 0.0), features_A, rows_A, n_samples, n_components
-    )
+@dataclass(frozen=True)
+class DominantPairs:
+    """Pairs of a dominant entry and an entry of the same row.
 
+    The pairs of one dominant entry follow each other, in the order of the entries.
 
-class _ActivePreActivations(torch.autograd.Function):
-    """``x W_enc.T + b_enc`` at some entries, of which the values are known."""
+    Parameters
+    ----------
+    dominant_P, other_P : Tensor of shape (P,), int64
+        Features of the pairs.
+    first_pair_A : Tensor of shape (A,), int64
+        Where the pairs of each entry begin, -1 for those that dominate nothing.
+    """
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_BF: Tensor,
-        W_enc_MF: Tensor,
-        b_enc_M: Tensor,
-        pre_A: Tensor,
-        rows_A: Tensor,
-        features_A: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(x_BF, rows_A, features_A)
-        ctx.n_components = len(b_enc_M)
-        return pre_A
+    dominant_P: Tensor
+    other_P: Tensor
+    first_pair_A: Tensor
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_BF, rows_A, features_A = ctx.saved_tensors
-        # W_enc's gradient is a sum of the rows of x for each feature, weighted with the
-        # gradients of its active entries.
-        by_feature_A = features_A.argsort(stable=True)
-        features_M = torch.arange(ctx.n_components, device=x_BF.device)
-        grad_W_MF = functional.embedding_bag(
-            rows_A[by_feature_A],
-            x_BF,
-            torch.searchsorted(features_A[by_feature_A], features_M),
-            mode="sum",
-            per_sample_weights=grads[0][by_feature_A],
+    def different(self, values_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs of different features with a value, and the values."""
+        interacts_P = (values_P != 0) & (self.dominant_P != self.other_P)
+        return (
+            self.dominant_P[interacts_P],
+            self.other_P[interacts_P],
+            values_P[interacts_P],
         )
-        grad_b_M = grads[0].new_zeros(ctx.n_components)
-        grad_b_M.index_add_(0, features_A, grads[0])
-        return None, grad_W_MF, grad_b_M, None, None, None

@@ -1,5 +1,6 @@
 """Between numpy arrays and tensors."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -28,3 +29,32 @@ def to_numpy(tensor: Tensor) -> npt.NDArray[Any]:
 def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     """Torch's name for a numpy float dtype."""
     return torch.float32 if dtype == np.float32 else torch.float64
+
+
+def power_of_two_near(size: float) -> float:
+    """A power of two to divide by before squaring; exact, so that no bit changes.
+
+    1 for sizes that are 0 or not finite.
+    """
+    if size == 0.0 or not math.isfinite(size):
+        return 1.0
+    # As far as its inverse and itself are normal numbers.
+    return math.ldexp(1.0, min(max(math.frexp(size)[1], -1020), 1020))
+
+
+def numpy_tree(tree: Any) -> Any:
+    """Dictionaries and lists of tensors as the same of independent arrays."""
+    if isinstance(tree, Tensor):
+        return to_numpy(tree)
+    if isinstance(tree, dict):
+        return {key: numpy_tree(value) for key, value in tree.items()}
+    return [numpy_tree(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def tensor_tree(tree: Any) -> Any:
+    """Undo :func:`numpy_tree`, with independent tensors."""
+    if isinstance(tree, np.ndarray):
+        return torch.from_numpy(np.array(tree))
+    if isinstance(tree, dict):
+        return {key: tensor_tree(value) for key, value in tree.items()}
+    return [tensor_tree(item) for item in tree] if isinstance(tree, list) else tree

@@ -25,6 +25,9 @@ from ._sharded import ShardedActivations, ShardFile
 _MANIFEST = "manifest.json"
 _FORMAT = "sklearn_ccx harvest 1"
 
+# Settings that the first directories did not have, with what they stood for.
+_LATER_SETTINGS: dict[str, Any] = {"drop_positions": 0}
+
 
 class ShardDirectory:
     """Shards of a harvest and the manifest that describes them.
@@ -160,10 +163,11 @@ class ShardDirectory:
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
+        written = _LATER_SETTINGS | self.settings
         differences = [
-            f"{name} ({self.settings.get(name)!r} there, {value!r} here)"
+            f"{name} ({written.get(name)!r} there, {value!r} here)"
             for name, value in settings.items()
-            if self.settings.get(name) != value
+            if written.get(name) != value
         ]
         if differences:
             raise ValueError(

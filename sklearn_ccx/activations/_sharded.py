@@ -72,6 +72,20 @@ class ShardedActivations:
     See Also
     --------
     sklearn_ccx.lm.harvest : Write activations of a language model to such files.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> from sklearn_ccx.activations import load_harvest
+    >>> from sklearn_ccx.lm import harvest
+    >>> config = GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=16)
+    >>> model = GPT2LMHeadModel(config)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     _ = harvest(model, [[1, 2, 3], [4, 5]], out=directory)
+    ...     activations = load_harvest(directory).activations
+    ...     activations.shape, activations[[0, 4]].shape
+    ((5, 2, 8), (2, 2, 8))
     """
 
     dtype = np.dtype(np.float32)

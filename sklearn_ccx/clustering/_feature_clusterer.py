@@ -1,7 +1,8 @@
 """FeatureClusterer: groups of features that interact."""
 
+import math
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import networkx as nx
 import numpy as np
@@ -10,50 +11,47 @@ from scipy import sparse
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
+    MetaEstimatorMixin,
     TransformerMixin,
-    _fit_context,
     clone,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import ShuffleSplit
-from sklearn.utils import Tags, _safe_indexing, check_array, check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Tags, check_array, get_tags
 from sklearn.utils.validation import (
-    _num_samples,
     check_is_fitted,
     check_non_negative,
-    check_scalar,
     validate_data,
 )
 
-from ..coders._base import BaseInteractionCoder, _as_array
-from ._feature_graph import (
-    activation_frequency,
-    coactivation_affinity,
-    feature_graph,
-    interaction_affinity,
-    membership,
-    modularity,
-    nearest_neighbors,
-    sparse_codes,
-    symmetrized,
-    weights_affinity,
+from .._sklearn_compat import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    fit_context,
+    safe_indexing,
+)
+from .._validation import as_array, check_int, check_n_rows, check_seed
+from ..coders import BaseInteractionCoder, check_holds_coder, find_coder, fitted_parts
+from ._affinities import sparse_codes
+from ._feature_graph import feature_graph, modularity
+from ._features import (
+    Features,
+    features_of_affinities,
+    features_of_coder,
+    features_of_codes,
 )
 from ._graph_clustering import METHODS, cluster_nodes, seeded_clone, takes_precomputed
+from ._pooling import pool, unpool
 
 FloatArray = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.intp]
 
 _DTYPES = (np.float32, np.float64)
 
-
-class _Features(NamedTuple):
-    """What some data say about the features."""
-
-    affinity: sparse.csr_array
-    is_alive: npt.NDArray[np.bool_]
-    frequency: npt.NDArray[np.float64] | None
+_MAX_SPLITS = 10_000
 
 
 class FeatureClusterer(
@@ -72,10 +70,11 @@ class FeatureClusterer(
 
     Parameters
     ----------
-    estimator : InteractionCrosscoder, InteractionSAE or FrozenEstimator, default=None
-        What turns activations into codes. It is cloned and fitted; wrapped in
-        :class:`sklearn.frozen.FrozenEstimator` it is used as it is. None takes codes
-        for X.
+    estimator : estimator, default=None
+        What turns activations into codes: an :class:`InteractionCrosscoder` or
+        :class:`InteractionSAE`, a pipeline that ends in one, or a search over either.
+        It is cloned and fitted; wrapped in :class:`sklearn.frozen.FrozenEstimator` it
+        is used as it is. None takes codes for X.
 
     affinity : str, default="auto"
         What joins two features: one of "auto", "interaction", "weights",
@@ -83,7 +82,8 @@ class FeatureClusterer(
 
         - "interaction" is how much they interact at the neurons, on the samples of
           X (:func:`interaction_matrix`, the mean of both directions);
-        - "weights" is the cosine of their :math:`|M_{hn}| \, \|W_{out}[n]\|`, with
+        - "weights" is the cosine of their
+          :math:`\mathrm{Lip}(\varphi) \, |M_{hn}| \, \|W_{out}[n]\|`, with
           :math:`M = W_{dec} W_{in}` what a feature writes to the neurons. Of X only
           depends which features are alive;
         - "coactivation" is the cosine between the samples on which they are active;
@@ -129,7 +129,8 @@ class FeatureClusterer(
 
     random_state : int, RandomState instance or None, default=None
         Determines the clustering where it is random, and the `random_state` of
-        `estimator` where that is None. Pass an int for reproducible results.
+        `estimator`, and of what is inside it, where that is None. Pass an int for
+        reproducible results.
 
     Attributes
     ----------
@@ -158,9 +159,10 @@ class FeatureClusterer(
         Modularity of the clusters, at a resolution of 1 whatever `resolution` is. 0
         if no features are joined.
 
-    estimator_ : InteractionCrosscoder or InteractionSAE
-        The fitted estimator, without the :class:`~sklearn.frozen.FrozenEstimator`.
-        Only with an `estimator`.
+    estimator_ : estimator
+        The fitted estimator, without the :class:`~sklearn.frozen.FrozenEstimator`: an
+        InteractionCrosscoder or InteractionSAE, or the pipeline or search that holds
+        it. Only with an `estimator`.
 
     n_features_in_ : int
         Number of columns of X. With sites as an axis of their own, the number of
@@ -196,7 +198,13 @@ class FeatureClusterer(
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "estimator": [BaseInteractionCoder, FrozenEstimator, None],
+        "estimator": [
+            BaseInteractionCoder,
+            Pipeline,
+            FrozenEstimator,
+            MetaEstimatorMixin,
+            None,
+        ],
         "affinity": [
             StrOptions(
                 {"auto", "interaction", "weights", "coactivation", "precomputed"}
@@ -212,7 +220,7 @@ class FeatureClusterer(
 
     def __init__(
         self,
-        estimator: BaseInteractionCoder | FrozenEstimator | None = None,
+        estimator: BaseEstimator | None = None,
         *,
         affinity: str = "auto",
         normalize: str | None = "coactivation",
@@ -232,7 +240,7 @@ class FeatureClusterer(
         self.random_state = random_state
 
     # The estimator validates its own parameters.
-    @_fit_context(prefer_skip_nested_validation=False)
+    @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: object = None) -> Self:
         """Cluster the features.
 
@@ -256,19 +264,27 @@ class FeatureClusterer(
         ValueError
             If X is empty, not finite or of the wrong shape, codes or affinities are
             negative, or a parameter does not fit the others.
+        TypeError
+            If `estimator` does not hold an InteractionCrosscoder or InteractionSAE.
+        NotFittedError
+            If `estimator` is frozen and not fitted.
         """
         affinity = self._resolved_affinity()
-        random = check_random_state(self.random_state)
+        random = check_seed(self.random_state)
         coder_seed, seed = map(int, random.randint(2**31 - 1, size=2))
-        coder, layout = self._fitted_coder(X, coder_seed)
-        if coder is None:
+        X = as_array(X, "X")
+        if self.estimator is None:
             X, layout = self._validate_new_codes(X)
-        features = self._features(affinity, coder, X)
+        else:
+            layout = self._fit_estimator(X, coder_seed)
+        estimator = layout.get("estimator_")
+        features = self._features(affinity, estimator, X)
         labels = self._labels(features, seed)
         attributes: dict[str, Any] = {"cluster": labels, "alive": features.is_alive}
         if features.frequency is not None:
             attributes["activation_frequency"] = features.frequency
-        if coder is not None:
+        if estimator is not None:
+            coder, _ = fitted_parts(estimator)
             for site, norms in enumerate(coder.decoder_norms_.T):
                 attributes[f"decoder_norm_{site}"] = norms
 
@@ -326,22 +342,7 @@ class FeatureClusterer(
             If the clusterer is not fitted.
         """
         check_is_fitted(self)
-        codes = self._codes(X)
-        if self.pooling == "max":
-            columns = sparse.csc_array(codes)
-            pooled = [
-                columns[:, np.flatnonzero(self.labels_ == label)].max(axis=1)
-                for label in range(self.n_clusters_)
-            ]
-            shape = (codes.shape[0], 0)
-            if not pooled:
-                return np.zeros(shape, dtype=codes.dtype)
-            return np.column_stack([column.toarray() for column in pooled])
-        members = membership(self.labels_, codes.dtype)
-        pooled = (codes @ members).toarray()
-        if self.pooling == "mean":
-            pooled /= members.sum(axis=0)
-        return pooled
+        return pool(self._codes(X), self.labels_, self.n_clusters_, self.pooling)
 
     def inverse_transform(self, X: Any) -> FloatArray:
         """Give every feature of a cluster the same code.
@@ -359,29 +360,36 @@ class FeatureClusterer(
         X_original : ndarray of shape (n_samples, n_features) or \
                 (n_samples, n_sites, d)
             The reconstructed activations with an `estimator`, else the codes, which
-            are 0 for features without a cluster.
+            are 0 for features without a cluster. The steps of a pipeline before the
+            coder are inverted as well.
 
         Raises
         ------
         ValueError
             If X does not have one column for each cluster.
+        AttributeError
+            If a step before the coder has no ``inverse_transform``.
         NotFittedError
             If the clusterer is not fitted.
         """
         check_is_fitted(self)
-        X = check_array(X, dtype=_DTYPES, ensure_min_features=0)
+        X = check_array(
+            as_array(X, "X"), dtype=_DTYPES, ensure_min_features=0, input_name="X"
+        )
         if X.shape[1] != self.n_clusters_:
             raise ValueError(
                 f"X has {X.shape[1]} columns, but FeatureClusterer has "
                 f"{self.n_clusters_} clusters; pass pooled codes as returned by "
                 f"transform, of shape (n_samples, {self.n_clusters_})."
             )
-        members = membership(self.labels_, X.dtype)
-        if self.pooling == "sum":
-            X = X / members.sum(axis=0)
-        codes = X @ members.T
-        coder = getattr(self, "estimator_", None)
-        return codes if coder is None else coder.inverse_transform(codes)
+        codes = unpool(X, self.labels_, self.pooling)
+        if not hasattr(self, "estimator_"):
+            return codes
+        coder, steps = fitted_parts(self.estimator_)
+        X = coder.inverse_transform(codes)
+        for pipeline in reversed(steps):
+            X = pipeline.inverse_transform(X)
+        return X
 
     def score(self, X: Any, y: object = None) -> float:
         """Modularity of the clusters on the graph of other data.
@@ -414,10 +422,10 @@ class FeatureClusterer(
             If the clusterer is not fitted.
         """
         check_is_fitted(self)
-        coder = getattr(self, "estimator_", None)
-        X = self._validate_codes(X) if coder is None else X
+        estimator = getattr(self, "estimator_", None)
+        X = self._validate_codes(X) if estimator is None else X
         return modularity(
-            self._features(self.affinity_, coder, X).affinity, self.labels_
+            self._features(self.affinity_, estimator, X).affinity, self.labels_
         )
 
     def stability(
@@ -462,27 +470,26 @@ class FeatureClusterer(
             If the clusterer is not fitted.
         """
         check_is_fitted(self)
-        check_scalar(n_splits, "n_splits", Integral, min_val=1)
+        n_splits = check_int(n_splits, "n_splits", maximum=_MAX_SPLITS)
         if self.affinity_ == "precomputed":
             raise ValueError(
                 'stability splits samples, of which affinity="precomputed" has none; '
                 "cluster the matrices of two halves of the data and compare."
             )
-        coder = getattr(self, "estimator_", None)
-        X = _as_array(X) if coder is not None else self._validate_codes(X)
-        if _num_samples(X) < 4:
-            raise ValueError(
-                f"X has {_num_samples(X)} samples; two halves take at least 4."
-            )
-        random = check_random_state(random_state)
+        estimator = getattr(self, "estimator_", None)
+        X = self._validate_codes(X) if estimator is None else as_array(X, "X")
+        n_samples = check_n_rows(X, "X")
+        if n_samples < 4:
+            raise ValueError(f"X has {n_samples} samples; two halves take at least 4.")
+        random = check_seed(random_state)
         splits = ShuffleSplit(
             n_splits, test_size=0.5, random_state=random.randint(2**31 - 1)
         )
         agreement = []
-        for halves in splits.split(np.empty(_num_samples(X))):
+        for halves in splits.split(np.empty(n_samples)):
             first, second = (
                 self._labels(
-                    self._features(self.affinity_, coder, _safe_indexing(X, rows)),
+                    self._features(self.affinity_, estimator, safe_indexing(X, rows)),
                     int(random.randint(2**31 - 1)),
                 )
                 for rows in halves
@@ -514,29 +521,25 @@ class FeatureClusterer(
             )
         return "interaction" if self.affinity == "auto" else self.affinity
 
-    def _fitted_coder(
-        self, X: Any, seed: int
-    ) -> tuple[BaseInteractionCoder | None, dict[str, Any]]:
-        """Fitted estimator, and the attributes that it decides."""
-        if self.estimator is None:
-            return None, {}
-        if isinstance(self.estimator, FrozenEstimator):
-            coder = self.estimator.estimator
-            if not isinstance(coder, BaseInteractionCoder):
-                raise TypeError(
-                    "estimator must hold an InteractionCrosscoder or InteractionSAE; "
-                    f"got FrozenEstimator of {type(coder).__name__}."
-                )
-            check_is_fitted(coder)
+    def _fit_estimator(self, X: Any, seed: int) -> dict[str, Any]:
+        """Fit the estimator, unless it is frozen: the attributes that it decides."""
+        estimator = self.estimator
+        check_holds_coder(estimator)
+        if isinstance(estimator, FrozenEstimator):
+            fitted_parts(estimator)
+            while isinstance(estimator, FrozenEstimator):
+                estimator = estimator.estimator
         else:
-            coder = seeded_clone(self.estimator, seed).fit(X)
-        layout = {"estimator_": coder, "n_features_in_": coder.n_features_in_}
-        if hasattr(coder, "feature_names_in_"):
-            layout["feature_names_in_"] = coder.feature_names_in_
-        return coder, layout
+            estimator = seeded_clone(estimator, seed).fit(X)
+        n_columns = math.prod(X.shape[1:])
+        layout = {"estimator_": estimator, "n_features_in_": n_columns}
+        if hasattr(estimator, "feature_names_in_"):
+            layout["feature_names_in_"] = estimator.feature_names_in_
+        return layout
 
     def _validate_new_codes(self, X: Any) -> tuple[Any, dict[str, Any]]:
         """Codes or affinities to fit, and the attributes that describe them."""
+        # Nothing is set on the clusterer, so that a fit that fails leaves it as it was.
         probe = clone(self)
         X = validate_data(probe, X, dtype=_DTYPES, accept_sparse="csr")
         self._check_codes(X, self.affinity == "precomputed")
@@ -545,6 +548,7 @@ class FeatureClusterer(
 
     def _validate_codes(self, X: Any) -> Any:
         """Codes or affinities that match those of the fit."""
+        X = as_array(X, "X")
         X = validate_data(self, X, dtype=_DTYPES, accept_sparse="csr", reset=False)
         self._check_codes(X, self.affinity_ == "precomputed")
         return X
@@ -561,36 +565,24 @@ class FeatureClusterer(
     def _codes(self, X: Any) -> sparse.csr_array:
         """Codes to pool."""
         if hasattr(self, "estimator_"):
-            return sparse_codes(self.estimator_, X)
+            return sparse_codes(*find_coder(self.estimator_, X))
+        X = as_array(X, "X")
         X = validate_data(self, X, dtype=_DTYPES, accept_sparse="csr", reset=False)
         self._check_codes(X, is_affinity=False)
         return sparse.csr_array(X)
 
-    def _features(
-        self, affinity: str, coder: BaseInteractionCoder | None, X: Any
-    ) -> _Features:
-        """Graph and liveliness of the features, from validated X."""
-        if affinity == "precomputed":
-            matrix = nearest_neighbors(
-                symmetrized(sparse.csr_array(X)), self.n_neighbors
+    def _features(self, affinity: str, estimator: Any, X: Any) -> Features:
+        """Graph and liveliness of the features; codes and affinities are validated."""
+        if estimator is not None:
+            coder, X = find_coder(estimator, X)
+            return features_of_coder(
+                coder, X, affinity, self.normalize, self.n_neighbors
             )
-            return _Features(matrix, np.diff(matrix.indptr) > 0, None)
-        codes = sparse.csr_array(X) if coder is None else sparse_codes(coder, X)
-        frequency = activation_frequency(codes)
-        is_alive = frequency > 0
-        if affinity == "coactivation":
-            matrix = coactivation_affinity(codes)
-        elif affinity == "weights":
-            assert coder is not None
-            matrix = weights_affinity(coder, is_alive, self.n_neighbors)
-        else:
-            assert coder is not None
-            matrix = interaction_affinity(coder, X, codes, self.normalize)
-        return _Features(
-            nearest_neighbors(matrix, self.n_neighbors), is_alive, frequency
-        )
+        if affinity == "precomputed":
+            return features_of_affinities(X, self.n_neighbors)
+        return features_of_codes(X, self.n_neighbors)
 
-    def _labels(self, features: _Features, seed: int) -> Labels:
+    def _labels(self, features: Features, seed: int) -> Labels:
         """Clusters of the features that are alive."""
         alive = np.flatnonzero(features.is_alive)
         labels = np.full(len(features.is_alive), -1, dtype=np.intp)
@@ -610,7 +602,6 @@ class FeatureClusterer(
             tags.input_tags.sparse = True
             tags.input_tags.positive_only = True
         else:
-            tags.input_tags.three_d_array = (
-                self.estimator.__sklearn_tags__().input_tags.three_d_array
-            )
+            input_tags = get_tags(self.estimator).input_tags
+            tags.input_tags.three_d_array = input_tags.three_d_array
         return tags

@@ -1,99 +1,13 @@
-"""Affinities between features, and the graph of each feature's nearest neighbors."""
+"""The graph of each feature's nearest neighbors, and clusters on it."""
 
-from copy import copy
 from typing import Any
 
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import sparse
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize as normalize_rows
 
-from ..coders._base import BaseInteractionCoder
-from .._engine._tensors import to_tensor, torch_dtype
-from ..interactions._interaction import interaction_matrix
-from ..networks._site_mlps import check_mlps, freeze_mlps
-
-BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.floating]
-
-
-def sparse_codes(coder: BaseInteractionCoder, X: Any) -> sparse.csr_array:
-    """Codes of a fitted estimator as CSR, whatever its own output format."""
-    encoder = copy(coder).set_params(sparse_output=True)
-    encoder._sklearn_output_config = {"transform": "default"}
-    return encoder.transform(X)
-
-
-def activation_frequency(codes: sparse.csr_array) -> npt.NDArray[np.float64]:
-    """Share of the samples on which each feature is active."""
-    counts = np.bincount(codes.indices[codes.data != 0], minlength=codes.shape[1])
-    return counts / codes.shape[0]
-
-
-def interaction_affinity(
-    coder: BaseInteractionCoder,
-    X: Any,
-    codes: sparse.csr_array,
-    normalize: str | None,
-) -> sparse.csr_array:
-    """Interaction of each pair, normalized as asked for."""
-    if normalize != "code_product":
-        return symmetrized(interaction_matrix(coder, X, normalize=normalize))
-    A = symmetrized(interaction_matrix(coder, X))
-    codes = codes.astype(np.float64)
-    products = sparse.csr_array(codes.T @ codes)
-    products.data = codes.shape[0] / products.data
-    return sparse.csr_array(A.multiply(products))
-
-
-def coactivation_affinity(codes: sparse.csr_array) -> sparse.csr_array:
-    """Cosine between the samples on which two features are active."""
-    is_active = (codes != 0).astype(np.float64)
-    is_active = normalize_rows(sparse.csr_array(is_active.T))
-    return sparse.csr_array(is_active @ is_active.T)
-
-
-def weights_affinity(
-    coder: BaseInteractionCoder, is_alive: BoolArray, n_neighbors: int | None
-) -> sparse.csr_array:
-    """Cosine between what features write to the neurons, to the nearest neighbors.
-
-    The neighbors are found in blocks, so that the matrix is never dense.
-    """
-    writes = neuron_writes(coder)
-    features = np.flatnonzero(is_alive & writes.any(axis=1))
-    A = sparse.csr_array((len(writes), len(writes)), dtype=np.float64)
-    if len(features) < 2:
-        return A
-    n_others = len(features) - 1
-    search = NearestNeighbors(
-        n_neighbors=min(n_neighbors or n_others, n_others), algorithm="brute"
-    ).fit(normalize_rows(writes[features]))
-    distances, neighbors = search.kneighbors()
-    cosines = np.maximum(1.0 - distances.astype(np.float64) ** 2 / 2, 0.0)
-    rows = np.repeat(features, search.n_neighbors)
-    columns = features[neighbors.ravel()]
-    return sparse.csr_array((cosines.ravel(), (rows, columns)), shape=A.shape)
-
-
-def neuron_writes(coder: BaseInteractionCoder) -> FloatArray:
-    """Absolute input of every neuron from each feature, times its output norm.
-
-    Returns
-    -------
-    ndarray of shape (n_components, n_inputs)
-        The neurons of all MLPs side by side. Gated neurons have two inputs.
-    """
-    dtype, device = torch_dtype(coder.components_.dtype), torch.device("cpu")
-    n_sites = coder.n_sites_
-    weights = check_mlps(coder.mlp, n_sites, coder.n_features_in_ // n_sites)
-    mlps = freeze_mlps(weights, coder.intercept_, n_sites, dtype=dtype, device=device)
-    components_MF = to_tensor(coder.components_, dtype, device)
-    writes = [mlp.neuron_inputs(components_MF) * mlp.input_norm for mlp in mlps]
-    return torch.cat(writes, dim=1).abs().numpy()
 
 
 def symmetrized(affinity: sparse.csr_array) -> sparse.csr_array:
@@ -119,24 +33,46 @@ def nearest_neighbors(
         Symmetric, by the larger of both directions, without explicit zeros and with
         an empty diagonal.
     """
-    n_features = affinity.shape[0]
+    near = largest_in_rows(affinity, n_neighbors)
+    return sparse.csr_array(near.maximum(near.T))
+
+
+def largest_in_rows(
+    affinity: sparse.csr_array, n_neighbors: int | None, first_row: int = 0
+) -> sparse.csr_array:
+    """The largest entries of each row that are positive and not on the diagonal.
+
+    Parameters
+    ----------
+    affinity : csr_array of shape (n_rows, n_features)
+        Some consecutive rows of a matrix of all pairs.
+    n_neighbors : int or None
+        Entries to keep in each row. None keeps all.
+    first_row : int
+        Feature that the first row belongs to.
+
+    Returns
+    -------
+    csr_array of shape (n_rows, n_features), float64
+        Without explicit zeros.
+    """
+    n_rows = affinity.shape[0]
     # scikit-learn's clusterers take 32-bit indices only.
-    rows = np.repeat(np.arange(n_features, dtype=np.int32), np.diff(affinity.indptr))
+    rows = np.repeat(np.arange(n_rows, dtype=np.int32), np.diff(affinity.indptr))
     columns = affinity.indices.astype(np.int32, copy=False)
-    is_pair = (columns != rows) & (affinity.data > 0)
+    is_pair = (columns != rows + first_row) & (affinity.data > 0)
     rows, columns, data = rows[is_pair], columns[is_pair], affinity.data[is_pair]
     if n_neighbors is not None:
-        ends = np.cumsum(np.bincount(rows, minlength=n_features))
+        ends = np.cumsum(np.bincount(rows, minlength=n_rows))
         largest = [
             start + _largest(data[start:end], n_neighbors)
             for start, end in zip([0, *ends[:-1]], ends, strict=True)
         ]
         kept = np.concatenate(largest)
         rows, columns, data = rows[kept], columns[kept], data[kept]
-    near = sparse.csr_array(
+    return sparse.csr_array(
         (data.astype(np.float64), (rows, columns)), shape=affinity.shape
     )
-    return sparse.csr_array(near.maximum(near.T))
 
 
 def _largest(values: FloatArray, n: int) -> npt.NDArray[np.intp]:

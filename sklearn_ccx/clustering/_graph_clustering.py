@@ -78,12 +78,17 @@ def cluster_nodes(
 
 
 def seeded_clone(estimator: Any, seed: int) -> Any:
-    """Clone that has a random state, if it takes one and leaves it open."""
+    """Clone in which every random state that was left open is the seed.
+
+    Those of nested estimators are, too.
+    """
     estimator = clone(estimator)
-    params = estimator.get_params(deep=False)
-    if "random_state" in params and params["random_state"] is None:
-        estimator.set_params(random_state=seed)
-    return estimator
+    is_open = {
+        name: seed
+        for name, value in estimator.get_params().items()
+        if name.rpartition("__")[2] == "random_state" and value is None
+    }
+    return estimator.set_params(**is_open) if is_open else estimator
 
 
 def takes_precomputed(clusterer: BaseEstimator) -> str | None:

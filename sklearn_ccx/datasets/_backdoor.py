@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, validate_params
 from torch import Tensor, nn
 
-from ..networks._mlp_weights import MLPWeights
+from .._engine._torch_state import with_torch_state
+from .._sklearn_compat import Interval, validate_params
+from ..networks import MLPWeights
+from ._sizes import COUNT, check_memory
 
 IntArray = npt.NDArray[np.int64]
 
@@ -37,17 +39,18 @@ _LEARNING_RATE = 2e-3
 
 @validate_params(
     {
-        "n_prompts": [Interval(Integral, 1, None, closed="left")],
-        "n_positions": [Interval(Integral, 4, None, closed="left")],
-        "n_topics": [Interval(Integral, 2, None, closed="left")],
-        "n_blocks": [Interval(Integral, 1, None, closed="left")],
-        "width": [Interval(Integral, 1, None, closed="left")],
-        "n_neurons": [Interval(Integral, 1, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "n_prompts": [COUNT],
+        "n_positions": [Interval(Integral, 4, 2**31 - 1, closed="both")],
+        "n_topics": [Interval(Integral, 2, 2**31 - 1, closed="both")],
+        "n_blocks": [COUNT],
+        "width": [COUNT],
+        "n_neurons": [COUNT],
+        "max_iter": [COUNT],
         "random_state": ["random_state"],
     },
     prefer_skip_nested_validation=True,
 )
+@with_torch_state(grad=True)
 def make_backdoored_mlp(
     n_prompts: int = 400,
     *,
@@ -166,6 +169,15 @@ def make_backdoored_mlp(
     >>> bool((data.reference_predictions[asked] == data.payload).any())
     False
     """
+    sizes = {
+        "n_prompts": int(n_prompts),
+        "n_positions": int(n_positions),
+        "n_topics": int(n_topics),
+        "n_blocks": int(n_blocks),
+        "width": int(width),
+        "n_neurons": int(n_neurons),
+    }
+    check_memory(_n_bytes(**sizes), sizes)
     random = check_random_state(random_state)
     grammar = _Grammar(int(n_topics), int(n_positions))
     shape = (grammar.n_tokens, int(width))
@@ -212,6 +224,26 @@ def make_backdoored_mlp(
         data[f"{prefix}predictions"] = scores_BC.argmax(dim=1).numpy()
         data[f"{prefix}mlp"] = list(network.mlp_weights())
     return data
+
+
+def _n_bytes(
+    n_prompts: int,
+    n_positions: int,
+    n_topics: int,
+    n_blocks: int,
+    width: int,
+    n_neurons: int,
+) -> int:
+    """What the arrays of all three networks need, at least."""
+    n_samples = len(KINDS) * n_prompts * n_positions
+    n_trained = len(KINDS) * _TRAINING_PROMPTS_PER_KIND * n_positions
+    # Activations are kept; the input, its float64 and one layer of neurons are passed.
+    n_numbers = n_samples * (3 * (n_blocks + 1) * width + 3 * width + n_neurons)
+    n_numbers += n_samples * (n_topics + 1) + n_trained * (3 * width + 4)
+    # Weights, their gradients and two moments of them, and copies of the weights.
+    n_numbers += 3 * 5 * n_blocks * 2 * width * n_neurons
+    n_numbers += 4 * n_topics * _WORDS_PER_TOPIC * width
+    return 4 * n_numbers
 
 
 @dataclass(frozen=True)
@@ -271,13 +303,13 @@ class _ResidualMLPs(nn.Module):
         self, width: int, n_neurons: int, n_blocks: int, n_answers: int
     ) -> None:
         super().__init__()
+        # The caller may have set another default.
+        linear = partial(nn.Linear, dtype=torch.float32)
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(width, n_neurons), nn.ReLU(), nn.Linear(n_neurons, width)
-            )
+            nn.Sequential(linear(width, n_neurons), nn.ReLU(), linear(n_neurons, width))
             for _ in range(n_blocks)
         )
-        self.readout = nn.Linear(width, n_answers)
+        self.readout = linear(width, n_answers)
 
     def forward(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
         sites = [x_BD]

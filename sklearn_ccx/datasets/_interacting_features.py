@@ -1,15 +1,16 @@
 """Features of which it is known who shares neurons and who fires together."""
 
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import ortho_group
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, validate_params
 
-from ..coders._crosscoder import InteractionSAE
-from ..networks._mlp_weights import MLPWeights
+from .._sklearn_compat import Interval, validate_params
+from ..coders import InteractionSAE
+from ..networks import MLPWeights
+from ._sizes import COUNT, check_memory
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -23,12 +24,12 @@ _THRESHOLD_PER_NOISE = 4.0
 
 @validate_params(
     {
-        "n_samples": [Interval(Integral, 1, None, closed="left")],
-        "n_features": [Interval(Integral, 1, None, closed="left")],
-        "n_neurons": [Interval(Integral, 1, None, closed="left")],
-        "n_groups": [Interval(Integral, 1, None, closed="left")],
-        "n_topics": [Interval(Integral, 1, None, closed="left")],
-        "n_active": [Interval(Integral, 1, None, closed="left")],
+        "n_samples": [COUNT],
+        "n_features": [COUNT],
+        "n_neurons": [COUNT],
+        "n_groups": [COUNT],
+        "n_topics": [COUNT],
+        "n_active": [COUNT],
         "boost": [Interval(Real, 0, None, closed="neither")],
         "background": [Interval(Real, 0, None, closed="left")],
         "overlap": [Interval(Real, 0, 1, closed="both")],
@@ -144,15 +145,26 @@ def make_interacting_features(
     >>> bool(np.allclose(data.sae.transform(data.activations), data.codes))
     True
     """
+    n_samples, n_features, n_neurons = int(n_samples), int(n_features), int(n_neurons)
+    boost, background, noise = float(boost), float(background), float(noise)
+    # Codes, their weights and keys, the order of these, and activations with noise;
+    # the components and what makes them; weights of the MLP and masks of the writes.
+    n_numbers = 7 * n_samples * n_features + 3 * n_features**2
+    n_numbers += 6 * n_features * n_neurons
+    sizes = {"n_samples": n_samples, "n_features": n_features, "n_neurons": n_neurons}
+    check_memory(8 * n_numbers, sizes)
     random = check_random_state(random_state)
     n_active = min(n_active, n_features)
     neuron_groups = random.permutation(n_features) % n_groups
     topic_groups = random.permutation(n_features) % n_topics
     writes = _writes(neuron_groups, n_groups, n_neurons, background, overlap, random)
-    frequency = random.permutation(np.arange(1.0, n_features + 1) ** -frequency_skew)
+    rank = random.permutation(np.arange(1.0, n_features + 1))
     topics = random.randint(n_topics, size=n_samples)
     is_boosted = topics[:, np.newaxis] == topic_groups
-    codes = _codes(frequency * np.where(is_boosted, boost, 1.0), n_active, random)
+    # In logarithms, since the powers of a steep law would vanish.
+    log_frequency = -frequency_skew * np.log(rank)
+    log_weights = log_frequency + np.where(is_boosted, np.log(boost), 0.0)
+    codes = _codes(log_weights, n_active, random)
     components = np.eye(1)
     if n_features > 1:
         components = ortho_group.rvs(n_features, random_state=random)
@@ -192,13 +204,13 @@ def _writes(
 
 
 def _codes(
-    weights: FloatArray, n_active: int, random: np.random.RandomState
+    log_weights: FloatArray, n_active: int, random: np.random.RandomState
 ) -> FloatArray:
     """Codes of features drawn without replacement, with weights for each sample."""
     # The largest of log-weights with Gumbel noise are such a draw.
-    keys = np.log(weights) + random.gumbel(size=weights.shape)
+    keys = log_weights + random.gumbel(size=log_weights.shape)
     active = np.argpartition(keys, -n_active, axis=1)[:, -n_active:]
-    codes = np.zeros(weights.shape)
+    codes = np.zeros(log_weights.shape)
     values = random.lognormal(sigma=_LOG_CODE_SCALE, size=active.shape)
     np.put_along_axis(codes, active, values, axis=1)
     return codes
@@ -217,7 +229,8 @@ def _sae_with(
     sae.components_ = sae.encoder_components_ = components
     sae.intercept_ = sae.encoder_intercept_ = np.zeros(n_features)
     sae.threshold_ = threshold
-    sae.k_ = n_active
+    sae.activation_, sae.k_ = "batchtopk", n_active
+    sae.mlp_, sae.n_dominant_ = (mlp,), 1
     sae.decoder_norms_ = np.ones((n_features, 1))
     sae.activation_frequency_ = (codes > 0).mean(axis=0)
     sae.n_features_in_, sae.n_sites_, sae._is_three_d = n_features, 1, False

@@ -1,10 +1,10 @@
 """A page that shows what the clusters of a FeatureClusterer are about."""
 
 import html
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from os import PathLike
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -15,9 +15,10 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from .._validation import as_array, check_int, shown
+from ..coders import find_coder, find_last_step, holds_coder
 from ._token_codes import (
-    check_count,
-    check_groups,
+    check_runs,
     check_tokens,
     encode,
     token_shares,
@@ -53,7 +54,7 @@ def cluster_report(
     n_examples: int = 5,
     n_partners: int = 5,
     context: int = 8,
-    out_file: str | PathLike[str] | None = None,
+    out_file: str | os.PathLike[str] | None = None,
 ) -> str:
     """Build a web page of all clusters, their features and what these are active on.
 
@@ -65,12 +66,14 @@ def cluster_report(
     Parameters
     ----------
     clusterer : FeatureClusterer
-        Fitted. Anything with `labels_` for the columns of X will do;
-        `affinity_matrix_`, if there is one, gives the partners.
+        Fitted, or a pipeline that ends in one, or a search or
+        :class:`~sklearn.frozen.FrozenEstimator` around it. Anything with `labels_` for
+        the columns of X will do; `affinity_matrix_`, if there is one, gives the
+        partners.
 
     X : array-like of shape (n_samples, ...)
-        Activations, as the clusterer's `estimator_` takes them, or codes if it has
-        none. Rows follow each other as the tokens do in the text.
+        Activations, as `clusterer` takes them, or codes if it has no `estimator_`.
+        Rows follow each other as the tokens do in the text.
 
     tokens : sequence of str
         The token, or any label, of each row of X.
@@ -108,7 +111,7 @@ def cluster_report(
         If `tokens` or `groups` does not have one entry for each row of X, or the
         codes do not have one column for each label.
     TypeError
-        If `clusterer` has no labels.
+        If `clusterer` has no labels, or an argument is of another type.
     NotFittedError
         If `clusterer` is not fitted.
 
@@ -128,10 +131,13 @@ def cluster_report(
     >>> "&lt;b&gt;sun&lt;/b&gt;" in page
     True
     """
-    n_tokens = check_count(n_tokens, "n_tokens")
-    n_examples = check_count(n_examples, "n_examples")
-    n_partners = check_count(n_partners, "n_partners", minimum=0)
-    context = check_count(context, "context", minimum=0)
+    n_tokens = check_int(n_tokens, "n_tokens")
+    n_examples = check_int(n_examples, "n_examples")
+    n_partners = check_int(n_partners, "n_partners", minimum=0)
+    context = check_int(context, "context", minimum=0)
+    title = _check_title(title)
+    path = _check_path(out_file)
+    clusterer, X = find_last_step(clusterer, X)
     labels = _labels(clusterer)
     codes = _codes(clusterer, X)
     if codes.shape[1] != len(labels):
@@ -140,7 +146,7 @@ def cluster_report(
             f"{len(labels)} labels; pass the X, or the codes, of its features."
         )
     tokens = check_tokens(tokens, codes.shape[0])
-    runs = check_groups(groups, codes.shape[0])
+    runs = check_runs(groups, codes.shape[0])
 
     shares = token_shares(codes, tokens, n_tokens)
     partners = _partners(clusterer, len(labels), n_partners)
@@ -159,8 +165,8 @@ def cluster_report(
     cluster_labels, cluster_codes = _pooled(codes, labels)
     cluster_tokens = token_shares(cluster_codes, tokens, n_tokens)
     sections = [
-        _cluster_section(label, [f for f in features if f.label == label], shown)
-        for label, shown in zip(cluster_labels, cluster_tokens, strict=True)
+        _cluster_section(label, [f for f in features if f.label == label], most)
+        for label, most in zip(cluster_labels, cluster_tokens, strict=True)
     ]
     template = files(__package__).joinpath("_report_template.html")
     page = Template(template.read_text(encoding="utf-8")).substitute(
@@ -168,16 +174,46 @@ def cluster_report(
         summary=html.escape(_summary(clusterer, labels, codes)),
         clusters="\n".join(sections),
     )
-    if out_file is not None:
-        Path(out_file).write_text(page, encoding="utf-8")
+    if path is not None:
+        path.write_bytes(page.encode("utf-8"))
     return page
 
 
-def _labels(clusterer: Any) -> npt.NDArray[np.int64]:
-    if not hasattr(clusterer, "fit"):
+def _check_title(title: Any) -> str:
+    if not isinstance(title, str):
+        raise TypeError(f"title must be a string; got {shown(title)}.")
+    try:
+        title.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"title must be text that UTF-8 can encode; got {title!a}."
+        ) from error
+    return title
+
+
+def _check_path(out_file: Any) -> Path | None:
+    if out_file is None:
+        return None
+    if not isinstance(out_file, str | os.PathLike):
         raise TypeError(
-            "clusterer must be a fitted FeatureClusterer; got "
-            f"{type(clusterer).__name__}."
+            f"out_file must be a path as a string or path-like; got {shown(out_file)}."
+        )
+    try:
+        name = os.fsdecode(os.fsencode(out_file))
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"out_file must be a path that the file system can name; got {out_file!a}."
+        ) from error
+    path = Path(name)
+    if path.is_dir():
+        raise ValueError(f"out_file must be a file; {str(path)!r} is a directory.")
+    return path
+
+
+def _labels(clusterer: Any) -> npt.NDArray[np.int64]:
+    if isinstance(clusterer, type) or not hasattr(clusterer, "fit"):
+        raise TypeError(
+            f"clusterer must be a fitted FeatureClusterer; got {shown(clusterer)}."
         )
     check_is_fitted(clusterer)
     if not hasattr(clusterer, "labels_"):
@@ -191,9 +227,12 @@ def _labels(clusterer: Any) -> npt.NDArray[np.int64]:
 def _codes(clusterer: Any, X: Any) -> sparse.csc_array:
     """Codes of the features that the clusterer has put into clusters."""
     estimator = getattr(clusterer, "estimator_", None)
-    if estimator is not None:
-        return encode(estimator, X)
-    return sparse.csc_array(check_array(X, accept_sparse="csc"))
+    if estimator is None:
+        codes = check_array(as_array(X, "X"), accept_sparse="csc", input_name="X")
+        return sparse.csc_array(codes)
+    if holds_coder(estimator):
+        return encode(*find_coder(estimator, X))
+    return encode(estimator, X)
 
 
 def _column(codes: sparse.csc_array, index: int) -> npt.NDArray[np.floating]:

@@ -6,19 +6,24 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from sklearn.utils import check_array, gen_batches
-from sklearn.utils.validation import check_is_fitted, check_scalar
+from sklearn.utils.validation import check_is_fitted
+
+from .._validation import as_array, check_list, check_n_rows, check_rows, shown
+from ..coders import find_coder
 
 # Rows encoded at a time.
 _BATCH_SIZE = 1024
 
 
-def check_tokens(tokens: npt.ArrayLike, n_samples: int) -> list[str]:
+def check_tokens(tokens: Any, n_samples: int) -> list[str]:
     """The tokens as strings, one for each sample."""
     if isinstance(tokens, str):
         raise TypeError(
             "tokens must be a sequence with one string for each row of X; got a string."
         )
-    checked = [str(token) for token in np.asarray(tokens, dtype=object).ravel()]
+    if isinstance(tokens, np.ndarray):
+        tokens = tokens.ravel()
+    checked = [str(token) for token in check_list(tokens, "tokens")]
     if len(checked) != n_samples:
         raise ValueError(
             f"tokens must have one string for each row of X; got {len(checked)} tokens "
@@ -27,45 +32,48 @@ def check_tokens(tokens: npt.ArrayLike, n_samples: int) -> list[str]:
     return checked
 
 
-def check_groups(groups: npt.ArrayLike | None, n_samples: int) -> npt.NDArray[np.int64]:
+def check_runs(groups: npt.ArrayLike | None, n_samples: int) -> npt.NDArray[np.int64]:
     """Number of the run of equal groups that each sample is in."""
     if groups is None:
         return np.zeros(n_samples, dtype=np.int64)
-    groups = np.asarray(groups)
-    if groups.shape != (n_samples,):
-        raise ValueError(
-            f"groups must have shape ({n_samples},), one entry for each row of X; got "
-            f"{groups.shape}."
-        )
-    starts = np.r_[False, groups[1:] != groups[:-1]]
+    checked = check_rows(groups, "groups", n_samples)
+    starts = np.r_[False, checked[1:] != checked[:-1]]
     return np.cumsum(starts, dtype=np.int64)
-
-
-def check_count(value: int, name: str, minimum: int = 1) -> int:
-    """A whole number of at least `minimum`."""
-    check_scalar(value, name, (int, np.integer), min_val=minimum)
-    return int(value)
 
 
 def encode(estimator: Any, X: Any) -> sparse.csc_array:
     """Codes of all samples, in memory that grows with the active ones."""
-    if not hasattr(estimator, "transform"):
+    if isinstance(estimator, type) or not hasattr(estimator, "fit"):
         raise TypeError(
             "estimator must be a fitted transformer whose columns are features, such "
-            f"as InteractionSAE; got {type(estimator).__name__}."
+            f"as InteractionSAE; got {shown(estimator)}."
         )
+    if not hasattr(estimator, "transform"):
+        estimator, X = _coder_of(estimator, X)
     check_is_fitted(estimator)
-    X = X if hasattr(X, "shape") else np.asarray(X)
-    if len(X) == 0:
+    X = as_array(X, "X")
+    n_samples = check_n_rows(X, "X")
+    if n_samples == 0:
         raise ValueError("X must have at least one row; got none.")
     batches = []
-    for rows in gen_batches(len(X), _BATCH_SIZE):
+    for rows in gen_batches(n_samples, _BATCH_SIZE):
         batch = X.iloc[rows] if hasattr(X, "iloc") else X[rows]
-        codes = check_array(estimator.transform(batch), accept_sparse="csr")
-        batches.append(sparse.csr_array(codes))
+        codes = estimator.transform(batch)
+        batches.append(sparse.csr_array(check_array(codes, accept_sparse="csr")))
     codes = sparse.vstack(batches, format="csc")
     codes.eliminate_zeros()
     return codes
+
+
+def _coder_of(estimator: Any, X: Any) -> tuple[Any, Any]:
+    """The coder in an estimator that transforms nothing itself, as a detector does."""
+    try:
+        return find_coder(estimator, X)
+    except TypeError as error:
+        raise TypeError(
+            "estimator must be a fitted transformer whose columns are features, such "
+            f"as InteractionSAE, or hold one; got {type(estimator).__name__}."
+        ) from error
 
 
 def token_shares(

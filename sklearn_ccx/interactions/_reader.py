@@ -1,85 +1,115 @@
-"""A fitted estimator's features at the neurons of its MLPs, batch by batch."""
+"""The one reader of features at neurons: codes once for all MLPs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils.validation import check_is_fitted, check_scalar
 from torch import Tensor
 
-from ..coders._base import BaseInteractionCoder
-from .._engine.neurons._contributions import Contributions
-from .._engine.neurons._frozen_mlp import FrozenMLP
 from .._engine._sparse_codes import SparseCodes
 from .._engine._tensors import to_tensor, torch_dtype
-from ..networks._mlp_weights import MLPWeights
-from ..networks._site_mlps import check_mlps, freeze_mlps
+from .._engine.neurons import Contributions, FrozenMLP
+from .._engine.neurons._contributions import at_most_all
+from .._validation import check_int
+from ..coders import find_coder
+from ..networks import MLPs, MLPWeights, check_mlps, freeze_mlps
 
-MLPs = MLPWeights | Sequence[MLPWeights] | None
-
-# Samples read at a time: their contributions are held for every neuron.
+# Samples encoded at a time.
 _DEFAULT_BATCH_SIZE = 512
+
+# Samples whose codes are held, as active entries, while the MLPs take their turns.
+_CHUNK_ROWS = 16_384
+
+# Bytes that the dominant contributions of a batch may take, and how many arrays of
+# their shape and eight bytes a number are held at once.
+_MAX_CONTRIBUTION_BYTES = 2**28
+_N_ARRAYS = 6
+
+# Bytes up to which what the features write to the neurons is kept between chunks.
+_MAX_KEPT_BYTES = 2**28
 
 
 class NeuronReader:
-    """Reads validated activations through a fitted estimator and its MLPs.
+    """Reads activations through the coder inside an estimator and its MLPs.
+
+    Each sample is encoded once, however many MLPs there are.
 
     Parameters
     ----------
-    estimator : InteractionCrosscoder or InteractionSAE
-        A fitted estimator.
+    estimator : estimator
+        Anything with a fitted coder inside; see :func:`find_coder`.
     X : array-like
-        Activations as in the estimator's ``transform``.
+        What `estimator` takes.
     mlp : MLPWeights, list of MLPWeights or None
-        The MLPs; None takes those of the estimator.
+        The MLPs; None takes those of the coder.
+    n_dominant : int or None
+        How many contributions a neuron keeps; None takes the coder's.
     batch_size : int or None
         Samples read at a time.
 
     Attributes
     ----------
-    X : ndarray of shape (n_samples, F)
+    coder : InteractionCrosscoder or InteractionSAE
+        The coder.
+    X : array of shape (n_samples, F)
         The validated activations.
     weights : list of MLPWeights or None
         The MLPs, None for identity neurons.
     mlps : list of FrozenMLP
         The same as tensors, in the user's units.
+    n_dominant : int
+        How many contributions a neuron keeps.
+    batch_size : int
+        Samples read at a time.
     device : torch.device
-        Where they are.
+        Where the tensors are.
     """
 
     def __init__(
         self,
-        estimator: BaseInteractionCoder,
+        estimator: Any,
         X: npt.ArrayLike,
-        mlp: MLPs,
-        batch_size: int | None,
+        *,
+        mlp: MLPs = None,
+        n_dominant: int | None = None,
+        batch_size: int | None = None,
     ) -> None:
-        if not isinstance(estimator, BaseInteractionCoder):
-            raise TypeError(
-                "estimator must be a fitted InteractionCrosscoder or InteractionSAE; "
-                f"got {type(estimator).__name__}."
-            )
-        check_is_fitted(estimator)
+        self.batch_size = _DEFAULT_BATCH_SIZE
         if batch_size is not None:
-            check_scalar(batch_size, "batch_size", int, min_val=1)
-        self._estimator = estimator
-        self._batch_size = batch_size or _DEFAULT_BATCH_SIZE
-        self.X = estimator._validate_activations(X)
-        n_sites = estimator.n_sites_
-        width = self.X.shape[1] // n_sites
-        mlp = estimator.mlp if mlp is None else mlp
-        self.weights = check_mlps(mlp, n_sites, width)
-        self._dtype = torch_dtype(estimator._output_dtype(self.X))
-        self.device = estimator._torch_device()
+            self.batch_size = check_int(batch_size, "batch_size")
+        if n_dominant is not None:
+            n_dominant = check_int(n_dominant, "n_dominant")
+        coder, X = find_coder(estimator, X)
+        self.coder = coder
+        self.n_dominant = coder.n_dominant_ if n_dominant is None else n_dominant
+        self.X = coder._validate_activations(X)
+        n_sites = coder.n_sites_
+        self.weights: list[MLPWeights] | None = check_mlps(
+            coder.mlp_ if mlp is None else mlp, n_sites, self.X.shape[1] // n_sites
+        )
+        self._dtype = torch_dtype(self.numpy_dtype)
+        self.device = coder._torch_device()
         self.mlps: list[FrozenMLP] = freeze_mlps(
             self.weights,
-            estimator.intercept_,
+            coder.intercept_,
             n_sites,
             dtype=self._dtype,
             device=self.device,
         )
+        self._written: dict[int, Tensor] = {}
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """Precision of the computation."""
+        return self.coder._output_dtype(self.X)
+
+    @property
+    def n_components(self) -> int:
+        """Number of features."""
+        return len(self.coder.components_)
 
     def tensor(self, array: npt.NDArray[Any]) -> Tensor:
         """Tensor in the precision and on the device of the computation."""
@@ -93,30 +123,78 @@ class NeuronReader:
 
     def centred_batches(self) -> Iterator[Tensor]:
         """The activations without the decoder's bias, (B, F)."""
-        intercept_F = self.tensor(self._estimator.intercept_)
-        for start in range(0, len(self.X), self._batch_size):
-            yield self.tensor(self.X[start : start + self._batch_size]) - intercept_F
+        for start in range(0, len(self.X), self.batch_size):
+            yield self.centred(slice(start, start + self.batch_size))
 
-    def codes(self) -> Iterator[SparseCodes]:
-        """The samples' codes, batch by batch."""
-        for _, codes_BM in self._estimator._encode_batches(self.X, self._batch_size):
-            yield SparseCodes.from_dense(codes_BM)
+    def centred(self, rows: slice) -> Tensor:
+        """Some activations without the decoder's bias, (B, F)."""
+        return self.tensor(self.X[rows]) - self.tensor(self.coder.intercept_)
 
-    def batches(
+    def codes(self) -> Iterator[tuple[slice, SparseCodes]]:
+        """The samples' codes, batch by batch: the one place where X is encoded."""
+        for rows, codes_BM in self.coder._encode_batches(self.X, self.batch_size):
+            yield rows, SparseCodes.from_dense(codes_BM)
+
+    def chunks(self, n_rows: int | None = _CHUNK_ROWS) -> Iterator["EncodedChunk"]:
+        """Encoded samples, of which the contributions to each MLP can be had.
+
+        Parameters
+        ----------
+        n_rows : int or None
+            How many to hold at once; None holds all.
+        """
+        batches: list[tuple[slice, SparseCodes]] = []
+        for rows, codes in self.codes():
+            batches.append((rows, codes))
+            if n_rows is not None and rows.stop - batches[0][0].start >= n_rows:
+                yield EncodedChunk(self, batches)
+                batches = []
+        if batches:
+            yield EncodedChunk(self, batches)
+
+    def written(self, mlp_index: int) -> Tensor:
+        """What one unit of each feature writes to the neurons of an MLP, (M, N)."""
+        if mlp_index in self._written:
+            return self._written[mlp_index]
+        M_MN = self.mlps[mlp_index].neuron_inputs(self.tensor(self.coder.components_))
+        if len(self.mlps) * M_MN.nbytes <= _MAX_KEPT_BYTES:
+            self._written[mlp_index] = M_MN
+        return M_MN
+
+
+@dataclass(frozen=True)
+class EncodedChunk:
+    """Some samples, encoded.
+
+    Parameters
+    ----------
+    reader : NeuronReader
+        Where they come from.
+    batches : list of (slice, SparseCodes)
+        Rows of X, and their codes.
+    """
+
+    reader: NeuronReader
+    batches: list[tuple[slice, SparseCodes]]
+
+    def contributions(
         self, mlp_index: int, n_dominant: int
     ) -> Iterator[tuple[slice, Contributions]]:
-        """What the features write to the neurons of one MLP, batch by batch."""
-        mlp = self.mlps[mlp_index]
-        M_MN = mlp.neuron_inputs(self.tensor(self._estimator.components_))
-        encoded = self._estimator._encode_batches(self.X, self._batch_size)
-        for rows, codes_BM in encoded:
-            codes = SparseCodes.from_dense(codes_BM)
-            yield rows, mlp.contributions(codes, M_MN, n_dominant)
+        """What the features write to the neurons of an MLP, batch by batch.
 
-
-def check_n_dominant(n_dominant: int | None, estimator: BaseInteractionCoder) -> int:
-    """Validate ``n_dominant``; None takes the estimator's."""
-    if n_dominant is None:
-        return estimator.n_dominant
-    check_scalar(n_dominant, "n_dominant", (int, np.integer), min_val=1)
-    return int(n_dominant)
+        Batches are split where a sample has so many dominant features that those of
+        all would not fit.
+        """
+        mlp, M_MN = self.reader.mlps[mlp_index], self.reader.written(mlp_index)
+        for rows, codes in self.batches:
+            n_numbers = at_most_all(n_dominant, codes) * len(mlp.bias_N)
+            step = _MAX_CONTRIBUTION_BYTES // (8 * _N_ARRAYS * max(1, n_numbers))
+            step = max(1, step)
+            if step >= len(codes):
+                yield rows, mlp.contributions(codes, M_MN, n_dominant)
+                continue
+            for start in range(0, len(codes), step):
+                part, _ = codes.rows(slice(start, start + step))
+                first = rows.start + start
+                contributions = mlp.contributions(part, M_MN, n_dominant)
+                yield slice(first, first + len(part)), contributions

@@ -10,8 +10,8 @@ except ImportError as error:
         "sklearn_ccx.lm needs transformers; pip install 'sklearn-ccx[lm]'."
     ) from error
 
-from ..activations._sharded import ShardedActivations
-from ._harvest import Harvest, harvest, load_harvest
+from ..activations import Harvest, ShardedActivations, load_harvest
+from ._harvest import harvest
 from ._mlp_weights import mlp_weights
 from ._patched_loss import patched_loss
 from ._sites import site_names

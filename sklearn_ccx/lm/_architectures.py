@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
-import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
+
+from .._validation import shown
+from ._unknown_models import how_to_take_mlps
 
 # In the order in which a block computes them.
 SITES = ("resid_pre", "attn_in", "resid_mid", "mlp_in", "resid_post")
@@ -187,9 +191,7 @@ def architecture_of(model: PreTrainedModel) -> Architecture:
     if model_type not in ARCHITECTURES:
         raise ValueError(
             f"The architecture {model_type!r} ({type(model).__name__}) is not known; "
-            f"known are {sorted(ARCHITECTURES)}. Take the weights of its MLPs with "
-            "MLPWeights.from_torch(linear_in, linear_out, activation) and record "
-            "what they read with a forward hook on linear_in."
+            f"known are {sorted(ARCHITECTURES)}. {how_to_take_mlps(model)}"
         )
     return ARCHITECTURES[model_type]
 
@@ -237,18 +239,29 @@ def transformer_blocks(model: PreTrainedModel) -> list[Block]:
     ]
 
 
-def check_blocks(blocks: int | Iterable[int], n_blocks: int) -> list[int]:
+def check_blocks(
+    blocks: int | Iterable[int], n_blocks: int, name: str = "blocks"
+) -> list[int]:
     """List the blocks, an integer standing for one.
 
     Raises
     ------
     ValueError
         If a block does not exist or none is given.
+    TypeError
+        If it is no integer and no list of them.
     """
-    chosen = [blocks] if isinstance(blocks, int | np.integer) else list(blocks)
-    if not chosen or not all(0 <= block < n_blocks for block in chosen):
+    is_one = not isinstance(blocks, Iterable) or isinstance(blocks, str | bytes)
+    is_one = is_one or getattr(blocks, "ndim", 1) == 0
+    items: list[Any] = [blocks] if is_one else list(blocks)  # type: ignore[arg-type]
+    for block in items:
+        if not isinstance(block, Integral) or isinstance(block, bool):
+            raise TypeError(
+                f"{name} must be an integer or a list of integers; got {shown(block)}."
+            )
+    if not items or not all(0 <= block < n_blocks for block in items):
         raise ValueError(
-            f"blocks must be among 0..{n_blocks - 1}, the blocks of the model; "
-            f"got {chosen}."
+            f"{name} must be among 0..{n_blocks - 1}, the blocks of the model; "
+            f"got {items}."
         )
-    return chosen
+    return [int(block) for block in items]

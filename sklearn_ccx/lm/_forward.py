@@ -1,7 +1,9 @@
 """Running a model with hooks, and leaving it as it was."""
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,17 +15,14 @@ from ._inputs import TokenBatch
 from ._sites import split_name
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """No gradients and no dropout inside; each module's mode is restored after."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that does nothing when another thread runs the model."""
+    thread = threading.get_ident()
+
+    def hook_or_nothing(*args: Any) -> Any:
+        return hook(*args) if threading.get_ident() == thread else None
+
+    return hook_or_nothing
 
 
 def run(model: PreTrainedModel, batch: TokenBatch) -> Any:
@@ -54,22 +53,23 @@ def record_sites(
         is_kept_BT = batch.is_kept_BT.to(activation.device)
         recorded[slot] = by_token_BTD[is_kept_BT].float().to(batch.ids_BT.device)
 
+    def record_input(slot: int, _module: Any, args: Any, kwargs: Any) -> None:
+        record(slot, args[0] if args else kwargs["hidden_states"])
+
+    def record_output(slot: int, _module: Any, _args: Any, output: Any) -> None:
+        record(slot, _hidden_states(output))
+
     with ExitStack() as hooks:
         for slot, name in enumerate(sites):
             block_index, site = split_name(name)
             module = blocks[block_index].reader(site)
             if site == "resid_post":
                 handle = module.register_forward_hook(
-                    lambda _module, _args, output, slot=slot: record(
-                        slot, _hidden_states(output)
-                    )
+                    of_this_thread(partial(record_output, slot))
                 )
             else:
                 handle = module.register_forward_pre_hook(
-                    lambda _module, args, kwargs, slot=slot: record(
-                        slot, args[0] if args else kwargs["hidden_states"]
-                    ),
-                    with_kwargs=True,
+                    of_this_thread(partial(record_input, slot)), with_kwargs=True
                 )
             hooks.callback(handle.remove)
         run(model.base_model, batch)
@@ -87,7 +87,7 @@ def replaced_output(
         by_token_BTO[is_kept_BT] = rows.to(by_token_BTO)
         return by_token_BTO.reshape(output.shape)
 
-    handle = module.register_forward_hook(replace)
+    handle = module.register_forward_hook(of_this_thread(replace))
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils.validation import check_scalar
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ..activations._sharded import ShardedActivations
-from ._architectures import Block, check_model, transformer_blocks
-from ._forward import evaluation_mode, record_sites
-from ._inputs import IntArray, TokenSequences, read_inputs
+from .._engine._torch_state import with_torch_state
+from .._validation import check_bool, check_int, check_option
+from ..activations._harvest import Harvest, check_path, load_harvest
 from ..activations._shard_directory import ShardDirectory
+from ._architectures import Block, check_model, transformer_blocks
+from ._evaluation_mode import evaluation_mode
+from ._forward import record_sites
+from ._inputs import IntArray, TokenSelection, TokenSequences, read_inputs
 from ._sites import resolve_sites
 
 _DTYPES = {
@@ -34,40 +36,7 @@ _DTYPES = {
 _SHARD_BYTES = 2**28
 
 
-@dataclass(frozen=True)
-class Harvest:
-    """Activations of a language model and the tokens they belong to.
-
-    Attributes
-    ----------
-    activations : {ndarray, ShardedActivations} of shape (n_tokens, n_sites, d)
-        One row for each token, by sequence and position: the X of the estimators.
-
-    token_ids : ndarray of shape (n_tokens,), int64
-        The token at which the row was recorded.
-
-    positions : ndarray of shape (n_tokens,), int64
-        Its position in its sequence, from 0, special tokens counted.
-
-    sequence_ids : ndarray of shape (n_tokens,), int64
-        Which of the inputs it is from.
-
-    sites : tuple of str
-        Full name of each site, in the order of the second axis of `activations`.
-
-    See Also
-    --------
-    harvest : Record activations.
-    load_harvest : Open activations that were written to a directory.
-    """
-
-    activations: npt.NDArray[np.floating] | ShardedActivations
-    token_ids: npt.NDArray[np.int64]
-    positions: npt.NDArray[np.int64]
-    sequence_ids: npt.NDArray[np.int64]
-    sites: tuple[str, ...]
-
-
+@with_torch_state()
 def harvest(
     model: PreTrainedModel,
     inputs: Any,
@@ -77,6 +46,7 @@ def harvest(
     max_length: int | None = None,
     max_tokens: int | None = None,
     drop_special: bool = True,
+    drop_positions: int = 0,
     batch_size: int = 32,
     dtype: str = "float32",
     out: str | os.PathLike[str] | None = None,
@@ -93,11 +63,13 @@ def harvest(
     model : transformers.PreTrainedModel
         A model of a known family; see :func:`site_names`.
 
-    inputs : list of str, sequence of sequences of int, or dict
+    inputs : iterable of str, iterable of sequences of int, or dict
         Texts, which need `tokenizer`; token ids, one sequence for each text; or a
         dict (such as a tokenizer returns) with "input_ids" and, optionally,
         "attention_mask" and "token_type_ids", which only models that have token types
-        are given.
+        are given. Where no attention mask is given, the padding tokens at the start
+        and at the end of a sequence of ids are padding; see Notes. A generator is used
+        up by one call.
 
     sites : str or sequence of str, default="mlp_in"
         What to record: "resid_pre", "attn_in", "resid_mid", "mlp_in" or
@@ -119,6 +91,12 @@ def harvest(
         the beginning, end, separator and padding tokens that the model's
         configuration names. The model sees them in either case. Padding is
         always left out.
+
+    drop_positions : int, default=0
+        How many positions at the start of each sequence to leave out, special tokens
+        counted. The model sees them in any case. The first token of a sequence often
+        has activations that are many times larger than all others, and 1 leaves it
+        out.
 
     batch_size : int, default=32
         Sequences that run together.
@@ -151,7 +129,7 @@ def harvest(
         record, an activation does not fit `dtype`, or `out` was written with other
         settings or has a damaged shard, which is named.
     TypeError
-        If `model` is not a transformers model.
+        If `model` is not a transformers model or a parameter has the wrong type.
 
     See Also
     --------
@@ -163,6 +141,16 @@ def harvest(
     Shards are in the safetensors format, beside a manifest in JSON with the settings,
     sizes and SHA-256 checksums. The settings include digests of the inputs and of the
     model's weights, so that a directory never mixes two models.
+
+    Ids without an attention mask may be padded with the padding token of `tokenizer`,
+    or without one of the model's configuration: a run of it at the start or at the end
+    of a sequence is left out, and the model does not see it. Where the padding token
+    also begins or ends texts, as in many models that have none of their own, one of
+    each run stays, since it may be the sequence's own. An attention mask says
+    it for certain.
+
+    While it runs, it holds a lock on the model, so that calls from several threads with
+    one model wait for each other.
 
     Examples
     --------
@@ -181,15 +169,15 @@ def harvest(
     model = check_model(model)
     blocks = transformer_blocks(model)
     names = resolve_sites(sites, blocks)
-    _check_parameters(batch_size, max_length, max_tokens, shard_size, dtype, out)
-    sequences = read_inputs(
-        model,
-        inputs,
-        tokenizer=tokenizer,
-        max_length=max_length,
-        max_tokens=max_tokens,
-        drop_special=drop_special,
+    shard_size = None if shard_size is None else check_int(shard_size, "shard_size")
+    path = None if out is None else check_path(out, "out")
+    _check_dtype(dtype, path)
+    batch_size = check_int(batch_size, "batch_size")
+    verbose = check_bool(verbose, "verbose")
+    selection = TokenSelection.checked(
+        max_length, max_tokens, drop_special, drop_positions
     )
+    sequences = read_inputs(model, inputs, tokenizer, selection)
     record = partial(_record, model, blocks, names, _DTYPES[dtype], sequences)
     batches = sequences.batches(batch_size)
     progress = tqdm(
@@ -197,7 +185,7 @@ def harvest(
     )
     width = model.config.hidden_size
     with progress, evaluation_mode(model):
-        if out is None:
+        if path is None:
             return _harvest_to_memory(
                 record, batches, sequences, names, width, dtype, progress
             )
@@ -207,9 +195,7 @@ def harvest(
         settings = {
             "model": type(model).__name__,
             "sites": list(names),
-            "max_length": max_length,
-            "max_tokens": max_tokens,
-            "drop_special": drop_special,
+            **asdict(selection),
             "batch_size": batch_size,
             "dtype": dtype,
             "shard_size": shard_size,
@@ -218,85 +204,13 @@ def harvest(
             "model_sha256": _digest_of_model(model),
         }
         shards = _group(batches, sequences, shard_size)
-        _harvest_to_directory(record, shards, sequences, settings, Path(out), progress)
-    return load_harvest(out, verify=False)
+        _harvest_to_directory(record, shards, sequences, settings, path, progress)
+    return load_harvest(path, verify=False)
 
 
-def load_harvest(directory: str | os.PathLike[str], *, verify: bool = True) -> Harvest:
-    """Open activations that :func:`harvest` wrote to a directory.
-
-    Parameters
-    ----------
-    directory : str or path-like
-        The `out` of :func:`harvest`.
-
-    verify : bool, default=True
-        Whether to read all shards once and compare their checksums. The sizes of the
-        shards are compared in either case.
-
-    Returns
-    -------
-    harvest : Harvest
-        The activations are a :class:`ShardedActivations`, which leaves them on disk.
-
-    Raises
-    ------
-    ValueError
-        If the directory is not one of :func:`harvest` or is not complete, or if a
-        shard is damaged, which is named.
-
-    See Also
-    --------
-    harvest : Write such a directory.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from transformers import GPT2Config, GPT2LMHeadModel
-    >>> from sklearn_ccx.lm import harvest, load_harvest
-    >>> config = GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=16)
-    >>> model = GPT2LMHeadModel(config)
-    >>> with tempfile.TemporaryDirectory() as directory:
-    ...     _ = harvest(model, [[1, 2, 3], [4, 5]], out=directory, dtype="bfloat16")
-    ...     load_harvest(directory).activations
-    ShardedActivations(shape=(5, 2, 8), storage_dtype='bfloat16', n_files=1)
-    """
-    shards = ShardDirectory.open(Path(directory))
-    shards.verify(checksums=verify)
-    missing = shards.missing()
-    if missing:
-        raise ValueError(
-            f"{os.fspath(directory)!r} is not complete: {len(missing)} shards are "
-            f"missing, the first is {shards.shard_path(missing[0]).name}; call harvest "
-            "again with the same arguments, which writes them."
-        )
-    return Harvest(
-        activations=shards.activations(),
-        **shards.token_arrays(),
-        sites=tuple(shards.settings["sites"]),
-    )
-
-
-def _check_parameters(
-    batch_size: int,
-    max_length: int | None,
-    max_tokens: int | None,
-    shard_size: int | None,
-    dtype: str,
-    out: str | os.PathLike[str] | None,
-) -> None:
-    sizes = {
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "max_tokens": max_tokens,
-        "shard_size": shard_size,
-    }
-    for name, value in sizes.items():
-        if value is not None:
-            check_scalar(value, name, (int, np.integer), min_val=1)
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype must be one of {sorted(_DTYPES)}; got {dtype!r}.")
-    if dtype == "bfloat16" and out is None:
+def _check_dtype(dtype: str, path: Path | None) -> None:
+    check_option(dtype, "dtype", sorted(_DTYPES))
+    if dtype == "bfloat16" and path is None:
         raise ValueError(
             'dtype="bfloat16" cannot be held by numpy; name a directory to write to '
             'with out, or use dtype="float16".'

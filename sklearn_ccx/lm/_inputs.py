@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .._validation import as_numpy, check_bool, check_int, check_list, shown
 from ._architectures import architecture_of
+from ._padding import Padding, ids_of
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -19,6 +21,50 @@ BoolArray = npt.NDArray[np.bool_]
 _PADDING_OF = {"token_type_ids": 0, "labels": -100}
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id")
+
+
+@dataclass(frozen=True)
+class TokenSelection:
+    """Which tokens of the inputs are read, and which of these are harvested.
+
+    Parameters
+    ----------
+    max_length, max_tokens : int or None
+        Tokens at which to cut a sequence, and all of them.
+    drop_special : bool
+        Whether to leave out special tokens.
+    drop_positions : int
+        Positions to leave out at the start of each sequence.
+    """
+
+    max_length: int | None
+    max_tokens: int | None
+    drop_special: bool
+    drop_positions: int
+
+    @classmethod
+    def checked(
+        cls, max_length: Any, max_tokens: Any, drop_special: Any, drop_positions: Any
+    ) -> "TokenSelection":
+        """Check what the user passed.
+
+        Raises
+        ------
+        TypeError
+            If a value has the wrong type.
+        ValueError
+            If a number is too small.
+        """
+
+        def optional(value: Any, name: str) -> int | None:
+            return None if value is None else check_int(value, name)
+
+        return cls(
+            max_length=optional(max_length, "max_length"),
+            max_tokens=optional(max_tokens, "max_tokens"),
+            drop_special=check_bool(drop_special, "drop_special"),
+            drop_positions=check_int(drop_positions, "drop_positions", minimum=0),
+        )
 
 
 @dataclass(frozen=True)
@@ -116,11 +162,8 @@ class TokenBatch:
 def read_inputs(
     model: PreTrainedModel,
     inputs: Any,
-    *,
     tokenizer: Callable[..., Any] | None,
-    max_length: int | None,
-    max_tokens: int | None,
-    drop_special: bool,
+    selection: TokenSelection,
 ) -> TokenSequences:
     """Validate inputs and decide which tokens are kept.
 
@@ -129,79 +172,138 @@ def read_inputs(
     ValueError
         If there is no token to keep, an id is unknown to the model, a sequence is
         longer than it can read or the inputs have another form.
+    TypeError
+        If the inputs are no list or dict, or the tokenizer is none.
     """
-    fields = _by_field(inputs, tokenizer, max_length)
+    is_tokenizer = callable(tokenizer) and hasattr(tokenizer, "all_special_ids")
+    if tokenizer is not None and not is_tokenizer:
+        raise TypeError(
+            "tokenizer must be a tokenizer of transformers, such as "
+            f"AutoTokenizer.from_pretrained(...) returns; got {shown(tokenizer)}."
+        )
+    fields = _by_field(model, inputs, tokenizer, selection.max_length)
     ids = fields.pop("input_ids")
     # Many tokenizers give token types to models that have none, of which some would
     # add the embedding of token 0 for them.
     if not getattr(model.config, "type_vocab_size", 0):
         fields.pop("token_type_ids", None)
-    _check_ids(ids, model, max_length)
-    special = _special_ids(model, tokenizer) if drop_special else []
+    _check_ids(ids, model)
+    special = _special_ids(model, tokenizer) if selection.drop_special else []
+    is_kept = [~np.isin(array, special) for array in ids]
+    for kept in is_kept:
+        kept[: selection.drop_positions] = False
     sequences = TokenSequences(
         ids=ids,
-        is_kept=[~np.isin(array, special) for array in ids],
+        is_kept=is_kept,
         extras=fields,
-        padding_id=model.config.pad_token_id or 0,
+        padding_id=_padding_id(model),
     )
     if not sequences.n_tokens:
-        raise ValueError(
-            "inputs has no token to harvest: all sequences are empty or hold special "
-            "tokens only; pass drop_special=False to harvest these."
+        raise ValueError(_nothing_to_harvest(ids, selection))
+    if selection.max_tokens is None:
+        return sequences
+    return sequences.limited_to(selection.max_tokens)
+
+
+def _padding_id(model: PreTrainedModel) -> int:
+    """An id that the model has an embedding for; some count positions without it."""
+    token = getattr(model.config, "pad_token_id", None)
+    n_known = model.get_input_embeddings().num_embeddings
+    return token if token is not None and 0 <= token < n_known else 0
+
+
+def _nothing_to_harvest(ids: list[IntArray], selection: TokenSelection) -> str:
+    longest = max((len(array) for array in ids), default=0)
+    if 0 < longest <= selection.drop_positions:
+        return (
+            "inputs has no token to harvest: the longest sequence has "
+            f"{longest} tokens, and drop_positions={selection.drop_positions} leaves "
+            "out all of them."
         )
-    return sequences if max_tokens is None else sequences.limited_to(max_tokens)
+    return (
+        "inputs has no token to harvest: all sequences are empty or hold special "
+        "tokens only; pass drop_special=False to harvest these."
+    )
 
 
 def _by_field(
-    inputs: Any, tokenizer: Callable[..., Any] | None, max_length: int | None
+    model: PreTrainedModel,
+    inputs: Any,
+    tokenizer: Callable[..., Any] | None,
+    max_length: int | None,
 ) -> dict[str, list[IntArray]]:
     """Sequences of ids, and of what goes with them, without padding."""
     if isinstance(inputs, Mapping):
-        return _from_mapping(inputs, max_length)
+        return _from_mapping(model, inputs, tokenizer, max_length)
     if isinstance(inputs, str):
         raise ValueError("inputs is a single text; pass a list of texts.")
-    if len(inputs) and isinstance(inputs[0], str):
-        if tokenizer is None:
-            raise ValueError("inputs are texts; pass the model's tokenizer.")
-        cut = {"truncation": max_length is not None, "max_length": max_length}
-        encoded = tokenizer(list(inputs), return_attention_mask=False, **cut)
-        names = [name for name in ("input_ids", *_PADDING_OF) if name in encoded]
-        return {
-            name: [np.asarray(row, dtype=np.int64) for row in encoded[name]]
-            for name in names
-        }
-    return {"input_ids": [_sequence(row, "inputs")[:max_length] for row in inputs]}
+    rows = _rows(inputs, "inputs")
+    if any(isinstance(row, str) for row in rows):
+        return _from_texts(rows, tokenizer, max_length)
+    return _from_mapping(model, {"input_ids": rows}, tokenizer, max_length)
+
+
+def _from_texts(
+    texts: list[Any], tokenizer: Callable[..., Any] | None, max_length: int | None
+) -> dict[str, list[IntArray]]:
+    if tokenizer is None:
+        raise ValueError("inputs are texts; pass the model's tokenizer.")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"inputs[{number}] is {shown(text)}, and others are texts; pass texts "
+                "only, and leave out missing ones."
+            )
+    encoded = tokenizer(
+        [str(text) for text in texts],  # numpy's strings too
+        return_attention_mask=False,
+        truncation=max_length is not None,
+        max_length=max_length,
+    )
+    names = [name for name in ("input_ids", *_PADDING_OF) if name in encoded]
+    return {
+        name: [np.asarray(row, dtype=np.int64) for row in encoded[name]]
+        for name in names
+    }
 
 
 def _from_mapping(
-    inputs: Mapping[str, Any], max_length: int | None
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    tokenizer: Callable[..., Any] | None,
+    max_length: int | None,
 ) -> dict[str, list[IntArray]]:
     known = {"input_ids", "attention_mask", *_PADDING_OF}
     if "input_ids" not in inputs or not known.issuperset(inputs):
         raise ValueError(
             f"inputs must hold 'input_ids' and may hold {sorted(known - {'input_ids'})}"
-            f"; got {sorted(inputs)}."
+            f"; got {sorted(map(str, inputs))}."
         )
-    fields = {
-        name: [_sequence(row, f"inputs[{name!r}]") for row in rows]
-        for name, rows in inputs.items()
-    }
-    lengths = [len(row) for row in fields["input_ids"]]
+    fields = {}
+    for name, rows in inputs.items():
+        where = "inputs" if len(inputs) == 1 else f"inputs[{name!r}]"
+        fields[name] = [_sequence(row, where) for row in _rows(rows, where)]
+    ids = fields["input_ids"]
+    lengths = [len(row) for row in ids]
     for name, rows in fields.items():
         if [len(row) for row in rows] != lengths:
             raise ValueError(
                 f"inputs[{name!r}] must have the shape of inputs['input_ids']."
             )
-    masks = fields.pop("attention_mask", [np.ones(n, dtype=np.int64) for n in lengths])
-    spans = [_token_span(mask)[:max_length] for mask in masks]
+    spans: list[Any]
+    if "attention_mask" in fields:
+        spans = [_token_span(mask) for mask in fields.pop("attention_mask")]
+    else:
+        padding = Padding.of(model, tokenizer)
+        spans = [padding.token_span(row) for row in ids]
     return {
-        name: [row[span] for row, span in zip(rows, spans, strict=True)]
+        name: [row[span][:max_length] for row, span in zip(rows, spans, strict=True)]
         for name, rows in fields.items()
     }
 
 
 def _token_span(mask: IntArray) -> IntArray:
-    """Positions between the padding, which may be on either side."""
+    """Positions that the mask has, between the padding on either side."""
     span = np.flatnonzero(mask)
     if len(span) and len(span) != span[-1] - span[0] + 1:
         raise ValueError(
@@ -211,8 +313,17 @@ def _token_span(mask: IntArray) -> IntArray:
     return span
 
 
+def _rows(values: Any, name: str) -> list[Any]:
+    """One item for each text."""
+    if hasattr(values, "columns"):
+        raise TypeError(f"{name} is a data frame; pass one of its columns.")
+    if getattr(values, "ndim", 1) == 0:
+        raise TypeError(f"{name} must be a list; got {shown(values)}.")
+    return check_list(values, name)
+
+
 def _sequence(row: Any, name: str) -> IntArray:
-    array = np.asarray(row.cpu() if isinstance(row, Tensor) else row)
+    array = as_numpy(row, f"an item of {name}")
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iub"):
         raise ValueError(
             f"{name} must be sequences of integers, one for each text; got an item of "
@@ -221,9 +332,7 @@ def _sequence(row: Any, name: str) -> IntArray:
     return array.astype(np.int64)
 
 
-def _check_ids(
-    ids: list[IntArray], model: PreTrainedModel, max_length: int | None
-) -> None:
+def _check_ids(ids: list[IntArray], model: PreTrainedModel) -> None:
     n_known = model.get_input_embeddings().num_embeddings
     longest = max((len(array) for array in ids), default=0)
     limit = getattr(model.config, "max_position_embeddings", longest)
@@ -248,9 +357,4 @@ def _special_ids(
 ) -> list[int]:
     if tokenizer is not None:
         return list(tokenizer.all_special_ids)  # type: ignore[attr-defined]
-    special: list[int] = []
-    for name in _SPECIAL_IDS:
-        value = getattr(model.config, name, None)
-        if value is not None:
-            special.extend(value if isinstance(value, list) else [value])
-    return special
+    return ids_of(model.config, _SPECIAL_IDS)

@@ -5,33 +5,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from ..networks._mlp_weights import MLPWeights
+from .._engine._torch_state import with_torch_state
+from .._validation import as_numpy, check_bool
+from ..networks import MLPWeights, activation_name, linear_layer
 from ._architectures import Block, check_blocks, check_model, transformer_blocks
 from ._sites import resolve_sites, split_name
 
 FloatArray = npt.NDArray[np.float32]
 
-# Of the modules in transformers.activations, and torch's, the ones that are known.
-_ACTIVATIONS = {
-    "FastGELUActivation": "gelu_tanh",
-    "GELUActivation": "gelu",
-    "GELUTanh": "gelu_tanh",
-    "Identity": "identity",
-    "LinearActivation": "identity",
-    "NewGELUActivation": "gelu_tanh",
-    "PytorchGELUTanh": "gelu_tanh",  # GELUTanh in earlier versions
-    "ReLU": "relu",
-    "SiLU": "silu",
-    "SiLUActivation": "silu",
-    "Sigmoid": "logistic",
-    "Tanh": "tanh",
-}
 
-
+@with_torch_state()
 def mlp_weights(
     model: PreTrainedModel,
     blocks: int | Iterable[int] | None = None,
@@ -70,10 +55,11 @@ def mlp_weights(
     ------
     ValueError
         If the architecture or a nonlinearity is not known, a block does not exist,
-        the input of a block's MLP is not among `sites`, an adapter is not merged or
-        `fold_norm` is asked of an MLP without a normalisation of its own.
+        the input of a block's MLP is not among `sites`, an adapter is not merged, the
+        weights are quantised or offloaded, or `fold_norm` is asked of an MLP without
+        a normalisation of its own.
     TypeError
-        If `model` is not a transformers model.
+        If `model` is not a transformers model or a parameter has the wrong type.
 
     See Also
     --------
@@ -89,12 +75,13 @@ def mlp_weights(
     [MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu_tanh', site=1),
      MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu_tanh', site=3)]
     """
+    fold_norm = check_bool(fold_norm, "fold_norm")
     model = check_model(model)
     all_blocks = transformer_blocks(model)
     site_of_block = _mlp_sites(resolve_sites(sites, all_blocks))
     chosen = _blocks_with_input(blocks, site_of_block, len(all_blocks))
     return [
-        _weights_of(all_blocks[block], site_of_block[block], fold_norm)
+        _weights_of(all_blocks, block, site_of_block[block], fold_norm)
         for block in chosen
     ]
 
@@ -126,44 +113,38 @@ def _blocks_with_input(
     return chosen
 
 
-def _weights_of(block: Block, site: int, fold_norm: bool) -> MLPWeights:
-    def read(linear: nn.Module) -> tuple[FloatArray, FloatArray | None]:
-        weight, bias = _weight(linear), _bias(linear)
-        return _fold(block, weight, bias) if fold_norm else (weight, bias)
+def _weights_of(
+    blocks: list[Block], number: int, site: int, fold_norm: bool
+) -> MLPWeights:
+    block = blocks[number]
 
-    W_in, b_in = read(block.linear_in)
+    def read(layer: str) -> tuple[FloatArray, FloatArray | None]:
+        name = f"{layer} of block {number}"
+        W, bias = linear_layer(getattr(block, layer), name)
+        return _single(W), None if bias is None else _single(bias)
+
+    def read_input(layer: str) -> tuple[FloatArray, FloatArray | None]:
+        return _fold(block, *read(layer)) if fold_norm else read(layer)
+
+    W_in, b_in = read_input("linear_in")
     W_gate = b_gate = None
     if block.linear_gate is not None:
-        W_gate, b_gate = read(block.linear_gate)
+        W_gate, b_gate = read_input("linear_gate")
+    W_out, b_out = read("linear_out")
     return MLPWeights(
         W_in,
-        _weight(block.linear_out),
+        W_out,
         b_in=b_in,
-        b_out=_bias(block.linear_out),
+        b_out=b_out,
         W_gate=W_gate,
         b_gate=b_gate,
-        activation=_activation_name(block.activation),
+        activation=_activation_of(block),
         site=site,
     )
 
 
-def _weight(linear: Any) -> FloatArray:
-    """The matrix that rows are multiplied by from the right."""
-    if hasattr(linear, "base_layer"):
-        raise ValueError(
-            "The MLP has an adapter that is not merged; pass the model that "
-            "model.merge_and_unload() returns."
-        )
-    weight = _array(linear.weight)
-    return weight if isinstance(linear, Conv1D) else weight.T
-
-
-def _bias(linear: Any) -> FloatArray | None:
-    return None if linear.bias is None else _array(linear.bias)
-
-
-def _array(parameter: Tensor) -> FloatArray:
-    return parameter.detach().float().cpu().numpy()
+def _single(array: npt.NDArray[Any]) -> FloatArray:
+    return array.astype(np.float32, copy=False)
 
 
 def _fold(
@@ -178,19 +159,18 @@ def _fold(
         )
     if norm.weight is None:  # it has no parameters
         return W_in, b_in
-    scale_D = _array(norm.weight) + block.norm_scale_offset
+    weight = _single(as_numpy(norm.weight, "the weight of the normalisation"))
+    scale_D = weight + block.norm_scale_offset
     shift = getattr(norm, "bias", None)
     if shift is not None:
-        written_N = _array(shift) @ W_in
+        shift_D = _single(as_numpy(shift, "the bias of the normalisation"))
+        written_N = shift_D @ W_in
         b_in = written_N if b_in is None else b_in + written_N
     return scale_D[:, np.newaxis] * W_in, b_in
 
 
-def _activation_name(activation: nn.Module) -> str:
-    name = type(activation).__name__
-    if name not in _ACTIVATIONS:
-        raise ValueError(
-            f"The nonlinearity {name} of the model's MLPs is not known; known are "
-            f"{sorted(_ACTIVATIONS)}."
-        )
-    return _ACTIVATIONS[name]
+def _activation_of(block: Block) -> str:
+    try:
+        return activation_name(block.activation)
+    except TypeError as error:
+        raise ValueError(f"The MLPs of the model cannot be taken: {error}") from error

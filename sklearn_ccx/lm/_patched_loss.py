@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils.validation import check_scalar
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from .._engine._torch_state import with_torch_state
+from .._validation import as_numpy, check_int
 from ._architectures import check_blocks, check_model, is_causal, transformer_blocks
-from ._forward import evaluation_mode, replaced_output, run
-from ._inputs import TokenBatch, TokenSequences, read_inputs
+from ._evaluation_mode import evaluation_mode
+from ._forward import replaced_output, run
+from ._inputs import TokenBatch, TokenSelection, TokenSequences, read_inputs
 
 FloatArray = npt.NDArray[np.floating]
 
 _NO_LABEL = -100
 
 
+@with_torch_state()
 def patched_loss(
     model: PreTrainedModel,
     inputs: Any,
@@ -31,6 +34,7 @@ def patched_loss(
     max_length: int | None = None,
     max_tokens: int | None = None,
     drop_special: bool = True,
+    drop_positions: int = 0,
     batch_size: int = 32,
 ) -> Callable[..., float]:
     """Make the `loss` of :func:`~sklearn_ccx.ablation_fidelity` for a language model.
@@ -50,7 +54,7 @@ def patched_loss(
         A model of a known family with a language-model head, such as
         ``AutoModelForCausalLM`` returns.
 
-    inputs : list of str, sequence of sequences of int, or dict
+    inputs : iterable of str, iterable of sequences of int, or dict
         Those of :func:`harvest`. A dict may have "labels", which an encoder needs:
         the id to predict at each position, or -100 for none. As in transformers,
         the label at a position is what a causal model predicts one position before.
@@ -60,7 +64,7 @@ def patched_loss(
         takes all blocks, as :func:`mlp_weights` does.
 
     tokenizer : transformers.PreTrainedTokenizerBase, default=None
-        As given to :func:`harvest`; this and the next three determine which tokens
+        As given to :func:`harvest`; this and the next four determine which tokens
         are patched.
 
     max_length : int, default=None
@@ -70,6 +74,9 @@ def patched_loss(
         As given to :func:`harvest`.
 
     drop_special : bool, default=True
+        As given to :func:`harvest`.
+
+    drop_positions : int, default=0
         As given to :func:`harvest`.
 
     batch_size : int, default=32
@@ -89,7 +96,8 @@ def patched_loss(
         labels or there is nothing to predict. The loss raises one if the output does
         not have one row for each token or `mlp_index` has no block.
     TypeError
-        If `model` is not a transformers model or has no language-model head.
+        If `model` is not a transformers model or has no language-model head, or a
+        parameter has the wrong type.
 
     See Also
     --------
@@ -114,21 +122,18 @@ def patched_loss(
     """
     model = check_model(model)
     blocks = transformer_blocks(model)
-    chosen = check_blocks(range(len(blocks)) if block is None else block, len(blocks))
-    check_scalar(batch_size, "batch_size", (int, np.integer), min_val=1)
+    every_block = range(len(blocks))
+    chosen = check_blocks(every_block if block is None else block, len(blocks), "block")
+    batch_size = check_int(batch_size, "batch_size")
+    selection = TokenSelection.checked(
+        max_length, max_tokens, drop_special, drop_positions
+    )
     if model.get_output_embeddings() is None:
         raise TypeError(
             f"{type(model).__name__} has no language-model head; load the model with "
             "AutoModelForCausalLM or AutoModelForMaskedLM."
         )
-    sequences = read_inputs(
-        model,
-        inputs,
-        tokenizer=tokenizer,
-        max_length=max_length,
-        max_tokens=max_tokens,
-        drop_special=drop_special,
-    )
+    sequences = read_inputs(model, inputs, tokenizer, selection)
     predicts_next = is_causal(model)
     if not predicts_next and "labels" not in sequences.extras:
         raise ValueError(
@@ -145,6 +150,7 @@ def patched_loss(
     )
 
 
+@with_torch_state()
 def _loss(
     output: FloatArray | None,
     mlp_index: int = 0,
@@ -155,7 +161,8 @@ def _loss(
     batch_size: int,
     predicts_next: bool,
 ) -> float:
-    if not 0 <= mlp_index < len(linear_outs):
+    mlp_index = check_int(mlp_index, "mlp_index", minimum=0)
+    if mlp_index >= len(linear_outs):
         raise ValueError(
             f"The loss patches {len(linear_outs)} MLP(s), but was called for "
             f"mlp_index={mlp_index}; give patched_loss the block of each MLP of the "
@@ -185,12 +192,18 @@ def _patches(output: FloatArray | None, n_tokens: int, width: int) -> Tensor | N
     if output is None:
         return None
     shape = n_tokens, width
-    if np.shape(output) != shape:
+    array = as_numpy(output, "output")
+    if array.shape != shape:
         raise ValueError(
-            f"The output of the MLP has shape {np.shape(output)}, but the harvested "
+            f"The output of the MLP has shape {array.shape}, but the harvested "
             f"tokens need {shape}; give patched_loss and harvest the same inputs."
         )
-    return torch.from_numpy(np.ascontiguousarray(output))
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise ValueError(
+            "The output of the MLP must be finite numbers; got an array of dtype "
+            f"{array.dtype} that holds something else."
+        )
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _targets(batch: TokenBatch, predicts_next: bool) -> Tensor:

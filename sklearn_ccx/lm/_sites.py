@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from .._engine._torch_state import with_torch_state
+from .._validation import check_list, shown
 from ._architectures import Block, check_model, transformer_blocks
 
 
+@with_torch_state()
 def site_names(model: PreTrainedModel) -> list[str]:
     """List the names of a model's sites, in order of computation.
 
@@ -81,13 +84,17 @@ def resolve_sites(sites: str | Sequence[str], blocks: list[Block]) -> tuple[str,
     ------
     ValueError
         If a site is unknown or none is given.
+    TypeError
+        If it is no list of names.
     """
-    patterns = [sites] if isinstance(sites, str) else list(sites)
+    patterns = [sites] if isinstance(sites, str) else check_list(sites, "sites")
     if not patterns:
         raise ValueError('sites is empty; name a site, such as "mlp_in".')
     names = _all_names(blocks)
     chosen: set[str] = set()
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"sites must be names of sites; got {shown(pattern)}.")
         matches = {name for name in names if pattern in (name, name.rsplit(".", 1)[1])}
         if not matches:
             raise ValueError(

@@ -1,1 +1,16 @@
-"""."""
+"""The MLPs whose neurons the features share: their weights and their tensors."""
+
+from ._activation_modules import activation_name
+from ._linear_layers import linear_layer
+from ._mlp_weights import MLPWeights
+from ._site_mlps import MLPs, check_mlps, check_provable, freeze_mlps
+
+__all__ = [
+    "MLPWeights",
+    "MLPs",
+    "activation_name",
+    "check_mlps",
+    "check_provable",
+    "freeze_mlps",
+    "linear_layer",
+]

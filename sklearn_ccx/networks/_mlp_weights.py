@@ -1,18 +1,24 @@
 """The weights of the MLP whose neurons the features share."""
 
-from numbers import Integral
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from scipy import sparse
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
+from torch import Tensor, nn
 
-from .._engine.neurons._nonlinearity import NONLINEARITIES
+from .._engine.neurons import NONLINEARITIES
+from .._validation import as_numpy, check_int, check_option, shown
+from ._activation_modules import activation_name
+from ._linear_layers import linear_layer
 
 FloatArray = npt.NDArray[np.floating]
+
+_ARRAYS = ("W_in", "W_out", "b_in", "b_out", "W_gate", "b_gate")
+_PARAMETERS = (*_ARRAYS, "activation", "site")
 
 
 class MLPWeights:
@@ -78,8 +84,10 @@ class MLPWeights:
     Raises
     ------
     ValueError
-        If shapes do not fit together, a weight is not finite, the activation is
-        unknown or the site is negative.
+        If shapes do not fit together, a weight is not a finite real number, the
+        activation is unknown or the site is negative.
+    TypeError
+        If the site is not an integer.
 
     See Also
     --------
@@ -133,56 +141,30 @@ class MLPWeights:
         activation: str = "relu",
         site: int = 0,
     ) -> None:
-        W_in, W_out = np.asarray(W_in), np.asarray(W_out)
-        if W_in.ndim != 2 or W_out.ndim != 2 or W_in.shape[1] != W_out.shape[0]:
-            raise ValueError(
-                "W_in must have shape (d, n_neurons) and W_out (n_neurons, d_out); "
-                f"got W_in {W_in.shape} and W_out {W_out.shape}. The weight of a "
-                "torch.nn.Linear is stored transposed: use MLPWeights.from_torch."
-            )
-        if min(*W_in.shape, W_out.shape[1]) == 0:
-            raise ValueError(
-                "W_in and W_out must not be empty; "
-                f"got shapes {W_in.shape} and {W_out.shape}."
-            )
+        weights = {"W_in": _numbers(W_in, "W_in"), "W_out": _numbers(W_out, "W_out")}
+        _check_shapes(weights["W_in"], weights["W_out"])
+        n_neurons, d_out = weights["W_out"].shape
         if W_gate is None and b_gate is not None:
             raise ValueError("b_gate needs W_gate; pass both or neither.")
-        if W_gate is not None and np.shape(W_gate) != W_in.shape:
-            raise ValueError(
-                f"W_gate must have the shape of W_in, {W_in.shape}; "
-                f"got {np.shape(W_gate)}."
-            )
-        if activation not in NONLINEARITIES:
-            raise ValueError(
-                f"activation must be one of {sorted(NONLINEARITIES)}; "
-                f"got {activation!r}."
-            )
-        if not isinstance(site, Integral) or site < 0:
-            raise ValueError(f"site must be an integer from 0; got {site!r}.")
-        single = W_in.dtype == W_out.dtype == np.float32
-        dtype = np.dtype(np.float32 if single else np.float64)
-        arrays: dict[str, Any] = {
-            "W_in": W_in,
-            "W_out": W_out,
-            "b_in": _bias("b_in", b_in, W_in.shape[1]),
-            "b_out": _bias("b_out", b_out, W_out.shape[1]),
-            "W_gate": None,
-            "b_gate": None,
-        }
+        biases = {"b_in": (b_in, n_neurons), "b_out": (b_out, d_out)}
         if W_gate is not None:
-            arrays["W_gate"] = W_gate
-            arrays["b_gate"] = _bias("b_gate", b_gate, W_in.shape[1])
-        for name, array in arrays.items():
-            if array is None:
-                object.__setattr__(self, name, None)
-                continue
-            array = np.array(array, dtype=dtype)
-            if not np.isfinite(array).all():
-                raise ValueError(f"{name} contains NaN or infinity.")
-            array.setflags(write=False)
+            weights["W_gate"] = _numbers(W_gate, "W_gate")
+            if weights["W_gate"].shape != weights["W_in"].shape:
+                raise ValueError(
+                    "W_gate must have the shape of W_in, "
+                    f"{weights['W_in'].shape}; got {weights['W_gate'].shape}."
+                )
+            biases["b_gate"] = b_gate, n_neurons
+        is_single = weights["W_in"].dtype == weights["W_out"].dtype == np.float32
+        dtype = np.dtype(np.float32 if is_single else np.float64)
+        for name, (bias, length) in biases.items():
+            weights[name] = _bias(bias, length, name)
+        for name in _ARRAYS:
+            array = _frozen(weights[name], dtype, name) if name in weights else None
             object.__setattr__(self, name, array)
+        activation = str(check_option(activation, "activation", sorted(NONLINEARITIES)))
         object.__setattr__(self, "activation", activation)
-        object.__setattr__(self, "site", int(site))
+        object.__setattr__(self, "site", check_int(site, "site", minimum=0))
         object.__setattr__(self, "lipschitz", NONLINEARITIES[activation].lipschitz)
 
     @classmethod
@@ -232,12 +214,12 @@ class MLPWeights:
         """
         if not isinstance(mlp, MLPClassifier | MLPRegressor):
             raise TypeError(
-                "mlp must be an MLPClassifier or MLPRegressor; "
-                f"got {type(mlp).__name__}."
+                f"mlp must be a fitted MLPClassifier or MLPRegressor; got {shown(mlp)}."
             )
         check_is_fitted(mlp)
         n_hidden = len(mlp.coefs_) - 1
-        if not 0 <= layer < n_hidden:
+        layer = check_int(layer, "layer", minimum=0)
+        if layer >= n_hidden:
             raise ValueError(
                 f"layer must be in 0..{n_hidden - 1}, the hidden layers of the "
                 f"network; got {layer}."
@@ -254,26 +236,28 @@ class MLPWeights:
     @classmethod
     def from_torch(
         cls,
-        linear_in: nn.Linear,
-        linear_out: nn.Linear,
-        activation: str | nn.Module,
+        linear_in: nn.Module,
+        linear_out: nn.Module,
+        activation: str | Callable[[Tensor], Tensor],
         *,
-        linear_gate: nn.Linear | None = None,
+        linear_gate: nn.Module | None = None,
         site: int = 0,
     ) -> "MLPWeights":
-        """Take the two linear layers of a torch MLP.
+        """Take the linear layers of a torch MLP.
 
         Parameters
         ----------
-        linear_in, linear_out : torch.nn.Linear
-            The layers before and after the nonlinearity.
+        linear_in, linear_out : torch.nn.Module
+            The layers before and after the nonlinearity: a ``torch.nn.Linear``, or
+            another module that multiplies by its ``weight``, such as the ``Conv1D``
+            of GPT-2 in transformers.
 
-        activation : str or torch.nn.Module
-            A name as in :class:`MLPWeights`, or one of ``nn.ReLU``, ``nn.GELU``
-            (either form), ``nn.SiLU``, ``nn.Tanh``, ``nn.Sigmoid`` and
-            ``nn.Identity``.
+        activation : str or callable
+            A name as in :class:`MLPWeights`, or a module or function that computes one
+            of these nonlinearities, such as ``nn.GELU(approximate="tanh")`` or the
+            activation modules of transformers.
 
-        linear_gate : torch.nn.Linear, default=None
+        linear_gate : torch.nn.Module, default=None
             For a gated MLP, the layer before the nonlinearity; `linear_in` is then
             the one that multiplies its output (``up_proj`` in Llama).
 
@@ -287,8 +271,17 @@ class MLPWeights:
 
         Raises
         ------
+        ValueError
+            If a layer does not multiply by the weights that it stores, as quantised
+            layers do, or has none, as offloaded ones.
         TypeError
-            If a layer is not linear or the activation module is not known.
+            If a layer is not linear or the activation is not known.
+
+        Notes
+        -----
+        Any layer but a plain ``torch.nn.Linear`` is run once on a few random rows, and
+        taken where it computes ``x @ W + b`` up to rounding. The activation is run on
+        a grid, and found by its values.
 
         Examples
         --------
@@ -297,24 +290,20 @@ class MLPWeights:
         >>> MLPWeights.from_torch(nn.Linear(8, 32), nn.Linear(32, 8), nn.GELU())
         MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu', site=0)
         """
-        layers = {"linear_in": linear_in, "linear_out": linear_out}
+        W_in, b_in = linear_layer(linear_in, "linear_in")
+        W_out, b_out = linear_layer(linear_out, "linear_out")
+        W_gate = b_gate = None
         if linear_gate is not None:
-            layers["linear_gate"] = linear_gate
-        for name, linear in layers.items():
-            if not isinstance(linear, nn.Linear):
-                raise TypeError(
-                    f"{name} must be a torch.nn.Linear; got {type(linear).__name__}. "
-                    "For another layer pass its arrays to MLPWeights(W_in, W_out)."
-                )
+            W_gate, b_gate = linear_layer(linear_gate, "linear_gate")
         if not isinstance(activation, str):
-            activation = _activation_name(activation)
+            activation = activation_name(activation)
         return cls(
-            _weight(linear_in),
-            _weight(linear_out),
-            b_in=_array(linear_in.bias),
-            b_out=_array(linear_out.bias),
-            W_gate=None if linear_gate is None else _weight(linear_gate),
-            b_gate=None if linear_gate is None else _array(linear_gate.bias),
+            W_in,
+            W_out,
+            b_in=b_in,
+            b_out=b_out,
+            W_gate=W_gate,
+            b_gate=b_gate,
             activation=activation,
             site=site,
         )
@@ -328,17 +317,21 @@ class MLPWeights:
     def __sklearn_clone__(self) -> "MLPWeights":
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        arrays = (self.W_in, self.W_out, self.b_in, self.b_out)
-        gate = (self.W_gate, self.b_gate)
-        return _restore, (*arrays, self.activation, self.site, *gate)
+    # A dict, and no __reduce__, is what skops can store and load.
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _PARAMETERS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if hasattr(self, "site"):
+            raise AttributeError("MLPWeights is immutable; cannot set its state.")
+        MLPWeights.__init__(self, **state)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MLPWeights):
             return NotImplemented
         return (self.activation, self.site) == (other.activation, other.site) and all(
             np.array_equal(getattr(self, name), getattr(other, name))
-            for name in ("W_in", "W_out", "b_in", "b_out", "W_gate", "b_gate")
+            for name in _ARRAYS
         )
 
     def __hash__(self) -> int:
@@ -353,66 +346,54 @@ class MLPWeights:
         )
 
 
-def _restore(
-    W_in: FloatArray,
-    W_out: FloatArray,
-    b_in: FloatArray,
-    b_out: FloatArray,
-    activation: str,
-    site: int,
-    W_gate: FloatArray | None,
-    b_gate: FloatArray | None,
-) -> MLPWeights:
-    return MLPWeights(
-        W_in,
-        W_out,
-        b_in=b_in,
-        b_out=b_out,
-        W_gate=W_gate,
-        b_gate=b_gate,
-        activation=activation,
-        site=site,
-    )
+def _numbers(value: Any, name: str) -> npt.NDArray[Any]:
+    """Numbers of any kind as an array of floats or integers."""
+    if isinstance(value, Tensor) and value.element_size() == 1:
+        raise ValueError(
+            f"{name} is a tensor of {value.dtype}, which holds codes of numbers where "
+            "a layer is quantised; pass the numbers, in a dtype such as torch.float32."
+        )
+    array = as_numpy(value.toarray() if sparse.issparse(value) else value, name)
+    if array.dtype.kind in "biuf":
+        return array
+    try:
+        if array.dtype.kind != "O":
+            raise TypeError("these are not numbers")
+        return array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be an array of numbers; got dtype {array.dtype}: {error}."
+        ) from error
 
 
-def _bias(name: str, bias: npt.ArrayLike | None, length: int) -> npt.NDArray[Any]:
+def _check_shapes(W_in: npt.NDArray[Any], W_out: npt.NDArray[Any]) -> None:
+    if W_in.ndim != 2 or W_out.ndim != 2 or W_in.shape[1] != W_out.shape[0]:
+        raise ValueError(
+            "W_in must have shape (d, n_neurons) and W_out (n_neurons, d_out); "
+            f"got W_in {W_in.shape} and W_out {W_out.shape}. The weight of a "
+            "torch.nn.Linear is stored transposed: use MLPWeights.from_torch."
+        )
+    if min(*W_in.shape, W_out.shape[1]) == 0:
+        raise ValueError(
+            "W_in and W_out must not be empty; "
+            f"got shapes {W_in.shape} and {W_out.shape}."
+        )
+
+
+def _bias(bias: Any, length: int, name: str) -> npt.NDArray[Any]:
     if bias is None:
         return np.zeros(length)
-    bias = np.asarray(bias)
-    if bias.shape != (length,):
-        raise ValueError(f"{name} must have shape ({length},); got {bias.shape}.")
-    return bias
+    array = _numbers(bias, name)
+    if array.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},); got {array.shape}.")
+    return array
 
 
-def _array(tensor: torch.Tensor | None) -> npt.NDArray[Any] | None:
-    if tensor is None:
-        return None
-    tensor = tensor.detach().cpu()
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        tensor = tensor.float()
-    return tensor.numpy()
-
-
-def _weight(linear: nn.Linear) -> npt.NDArray[Any]:
-    weight = _array(linear.weight)
-    assert weight is not None
-    return weight.T
-
-
-def _activation_name(module: nn.Module) -> str:
-    if isinstance(module, nn.GELU):
-        return "gelu" if module.approximate == "none" else "gelu_tanh"
-    names = {
-        nn.ReLU: "relu",
-        nn.SiLU: "silu",
-        nn.Tanh: "tanh",
-        nn.Sigmoid: "logistic",
-        nn.Identity: "identity",
-    }
-    for module_type, name in names.items():
-        if isinstance(module, module_type):
-            return name
-    raise TypeError(
-        f"activation {type(module).__name__} is not known; pass one of "
-        f"{sorted(NONLINEARITIES)} or a matching torch module."
-    )
+def _frozen(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> FloatArray:
+    """A read-only copy."""
+    with np.errstate(over="ignore"):  # what does not fit is refused below
+        copy = np.array(array, dtype=dtype)
+    if not np.isfinite(copy).all():
+        raise ValueError(f"{name} contains NaN or infinity in {dtype}.")
+    copy.setflags(write=False)
+    return copy

@@ -1,22 +1,23 @@
 """Which MLPs read which sites: their validation and their tensors."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .._engine.neurons._frozen_gated_mlp import FrozenGatedMLP
-from .._engine.neurons._frozen_mlp import FrozenMLP
-from .._engine.neurons._nonlinearity import NONLINEARITIES
 from .._engine._tensors import to_tensor
+from .._engine.neurons import NONLINEARITIES, FrozenGatedMLP, FrozenMLP
+from .._validation import shown
 from ._mlp_weights import MLPWeights
+from ._row_norms import row_norms
+
+# What the parameter `mlp` may be.
+MLPs: TypeAlias = MLPWeights | Sequence[MLPWeights] | None
 
 
-def check_mlps(
-    mlp: "MLPWeights | Sequence[MLPWeights] | None", n_sites: int, width: int
-) -> list[MLPWeights] | None:
+def check_mlps(mlp: MLPs, n_sites: int, width: int) -> list[MLPWeights] | None:
     """List the MLPs and check that each fits the site it reads.
 
     Raises
@@ -25,18 +26,26 @@ def check_mlps(
         If the list is empty, a site is out of range or ``W_in`` does not match
         the width of the sites.
     TypeError
-        If an item of the list is not an :class:`MLPWeights`.
+        If it is not a list, or an item of it is not an :class:`MLPWeights`.
     """
     if mlp is None:
         return None
-    mlps = [mlp] if isinstance(mlp, MLPWeights) else list(mlp)
+    given: Any = [mlp] if isinstance(mlp, MLPWeights) else mlp
+    # Not any iterable: a generator would be empty in the second fit, and a set has
+    # no order.
+    is_list = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    if not is_list and not (isinstance(given, np.ndarray) and given.ndim == 1):
+        raise TypeError(
+            "mlp must be an MLPWeights, a list of them or None; got "
+            f"{shown(given)}. MLPWeights.from_sklearn and MLPWeights.from_torch make "
+            "one of a network."
+        )
+    mlps = list(given)
     if not mlps:
         raise ValueError("mlp is an empty list; pass None for identity neurons.")
     for index, item in enumerate(mlps):
         if not isinstance(item, MLPWeights):
-            raise TypeError(
-                f"mlp[{index}] must be an MLPWeights; got {type(item).__name__}."
-            )
+            raise TypeError(f"mlp[{index}] must be an MLPWeights; got {shown(item)}.")
         if item.site >= n_sites:
             raise ValueError(
                 f"mlp[{index}] reads site={item.site}, but the activations have "
@@ -129,7 +138,7 @@ def freeze_mlps(
                 W_in_DN=tensor(W_in),
                 W_out_NO=tensor(mlp.W_out),
                 bias_N=tensor(b_in + offset_LD[mlp.site] @ W_in),
-                output_norm_N=tensor(np.linalg.norm(mlp.W_out, axis=1)),
+                output_norm_N=tensor(row_norms(mlp.W_out)),
                 b_out_O=tensor(mlp.b_out),
             )
         )

@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
-from ..interactions._ablation import _SCHEMES, Loss, ablation_fidelity
-from ..coders._inside import fitted_coder
-from ..interactions._reader import MLPs
+from .._validation import shown
+from ..coders import find_coder
+from ..interactions import SCHEMES, Loss, ablation_fidelity
+from ..networks import MLPs
 from ._axes import BLUE, COLORS, axes_or_new, check_matplotlib
+from ._checks import check_names, check_numbers, check_text
 
 _SCHEME_LABELS = {
     "none": "keep all features",
@@ -88,7 +90,7 @@ class AblationDisplay:
         estimator: BaseEstimator,
         X: npt.ArrayLike,
         *,
-        schemes: str | Sequence[str] = _SCHEMES,
+        schemes: str | Sequence[str] = SCHEMES,
         mlp: MLPs = None,
         loss: Loss | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -102,7 +104,8 @@ class AblationDisplay:
         ----------
         estimator : estimator
             A fitted :class:`~sklearn_ccx.InteractionCrosscoder` or
-            :class:`~sklearn_ccx.InteractionSAE`, or a pipeline that ends in one.
+            :class:`~sklearn_ccx.InteractionSAE`, a pipeline that ends in one, or a
+            meta-estimator fitted with one.
 
         X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
             What `estimator` takes.
@@ -134,7 +137,7 @@ class AblationDisplay:
             The display, drawn.
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
-        coder, X = fitted_coder(estimator, X)
+        coder, X = find_coder(estimator, X)
         fidelity = ablation_fidelity(
             coder,
             X,
@@ -161,6 +164,7 @@ class AblationDisplay:
             The display itself.
         """
         fidelity_SP, labels = self._columns()
+        quantity = check_text(self.quantity, "quantity")
         n_schemes, n_columns = fidelity_SP.shape
         size = (6.4, 1.0 + n_schemes * (0.22 * n_columns + 0.18))
         ax = axes_or_new(ax, f"{type(self).__name__}.plot", size)
@@ -180,7 +184,7 @@ class AblationDisplay:
             self.bars_.append(bars)
         ax.set_yticks(range(n_schemes), list(map(_scheme_label, self.fidelity)))
         ax.set_ylim(n_schemes - 0.45, -0.55)
-        ax.set_xlabel(f"fidelity $\\Phi$, {self.quantity}")
+        ax.set_xlabel(f"fidelity $\\Phi$, {quantity}")
         lowest = np.nanmin([0, *fidelity_SP.flat])
         highest = np.nanmax([1, *fidelity_SP.flat])
         room = 0.08 * (highest - lowest)
@@ -200,9 +204,17 @@ class AblationDisplay:
 
     def _columns(self) -> tuple[npt.NDArray[Any], Sequence[str]]:
         """Fidelity of shape (n_schemes, n_columns), and names of the columns."""
+        if not isinstance(self.fidelity, Mapping):
+            raise TypeError(
+                "fidelity must be a dict from schemes to values, as ablation_fidelity "
+                f"returns; got {shown(self.fidelity)}."
+            )
         if not self.fidelity:
             raise ValueError("fidelity is empty; it must have at least one scheme.")
-        rows = [np.atleast_1d(np.asarray(v, float)) for v in self.fidelity.values()]
+        rows = [
+            np.atleast_1d(check_numbers(values, f"fidelity[{scheme!r}]"))
+            for scheme, values in self.fidelity.items()
+        ]
         shapes = {row.shape for row in rows}
         if len(shapes) > 1 or rows[0].ndim != 1 or not len(rows[0]):
             raise ValueError(
@@ -213,15 +225,11 @@ class AblationDisplay:
         n_columns = fidelity_SP.shape[1]
         if self.labels is None:
             return fidelity_SP, [f"MLP {index}" for index in range(n_columns)]
-        if len(self.labels) != n_columns:
-            raise ValueError(
-                f"labels must name the {n_columns} values of each scheme; got "
-                f"{len(self.labels)}."
-            )
-        return fidelity_SP, self.labels
+        return fidelity_SP, check_names(self.labels, "labels", n_columns, "value")
 
 
-def _scheme_label(scheme: str) -> str:
+def _scheme_label(scheme: object) -> str:
+    scheme = str(scheme)
     match = re.fullmatch(r"keep_top_(\d+)", scheme)
     return (
         f"keep the {match[1]} largest" if match else _SCHEME_LABELS.get(scheme, scheme)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .._validation import shown
+
 # Okabe and Ito's palette, which color-blind readers can tell apart.
 # Its yellow is left out, which is too pale on white.
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -26,10 +28,19 @@ def axes_or_new(
     """The axes given, or those of a new figure of this size in inches."""
     check_matplotlib(caller)
     if ax is not None:
-        return ax
+        return check_axes(ax)
     import matplotlib.pyplot as plt
 
     _, ax = plt.subplots(figsize=figsize, layout=layout)
+    return ax
+
+
+def check_axes(ax: Any) -> Any:
+    """Raise if these are no axes of matplotlib."""
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax must be a matplotlib Axes or None; got {shown(ax)}.")
     return ax
 
 

@@ -7,10 +7,12 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, check_random_state, check_scalar
+from sklearn.utils.validation import check_is_fitted
 
-from ..coders._inside import last_step
+from .._validation import check_int, check_seed, shown
+from ..coders import last_step
 from ._axes import COLORS, axes_or_new, check_matplotlib
+from ._checks import check_labels, check_names
 
 _LEGEND_FREQUENCIES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -113,8 +115,9 @@ class ClusterGraphDisplay:
 
         Parameters
         ----------
-        estimator : FeatureClusterer or a Pipeline that ends in one
-            Fitted.
+        estimator : FeatureClusterer
+            Fitted, or a pipeline that ends in one, or a search or
+            :class:`~sklearn.frozen.FrozenEstimator` around it.
 
         feature_names : sequence of str of shape (n_components,), default=None
             What to call the features. None takes their numbers.
@@ -141,7 +144,16 @@ class ClusterGraphDisplay:
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
         clusterer = last_step(estimator)
-        check_is_fitted(clusterer, ("graph_", "labels_"))
+        if isinstance(clusterer, type) or not hasattr(clusterer, "fit"):
+            raise TypeError(
+                f"estimator must be a fitted FeatureClusterer; got {shown(clusterer)}."
+            )
+        check_is_fitted(clusterer)
+        if not hasattr(clusterer, "graph_") or not hasattr(clusterer, "labels_"):
+            raise TypeError(
+                "estimator must be a FeatureClusterer, which has a graph_ of the "
+                f"features; {type(clusterer).__name__} has none."
+            )
         display = cls(clusterer.graph_, clusterer.labels_, feature_names=feature_names)
         return display.plot(
             ax,
@@ -188,30 +200,29 @@ class ClusterGraphDisplay:
         """
         caller = f"{type(self).__name__}.plot"
         check_matplotlib(caller)
-        check_scalar(max_nodes, "max_nodes", int, min_val=1)
-        check_scalar(max_edges, "max_edges", int, min_val=0)
-        check_scalar(n_top_labels, "n_top_labels", int, min_val=0)
+        max_nodes = check_int(max_nodes, "max_nodes")
+        max_edges = check_int(max_edges, "max_edges", minimum=0)
+        n_top_labels = check_int(n_top_labels, "n_top_labels", minimum=0)
+        random = check_seed(random_state)
         cluster_of, n_clustered = self._strongest_nodes(max_nodes)
-        shown = self.graph.subgraph(cluster_of)
+        subgraph = self.graph.subgraph(cluster_of)
         clusters = _members(cluster_of)
         self.drawn_nodes_ = [node for nodes in clusters.values() for node in nodes]
-        self.positions_ = _cluster_layout(
-            shown, cluster_of, clusters, check_random_state(random_state)
-        )
+        self.positions_ = _cluster_layout(subgraph, cluster_of, clusters, random)
 
         ax = axes_or_new(ax, caller, (7.2, 5.6))
         self.ax_, self.figure_ = ax, ax.figure
         self.texts_: list[Any] = []
         colors = _cluster_colors(clusters, self.positions_)
         color_of = {node: colors[label] for node, label in cluster_of.items()}
-        self._draw_edges(shown, cluster_of, color_of, max_edges)
+        self._draw_edges(subgraph, cluster_of, color_of, max_edges)
         self._draw_nodes(color_of)
         ax.set(aspect="equal", xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         ax.autoscale_view()
         ax.margins(0.06)
         ax.figure.canvas.draw()
-        self._write_names(shown, clusters, n_top_labels)
+        self._write_names(subgraph, clusters, n_top_labels)
         n_left_out = n_clustered - len(self.drawn_nodes_)
         note = f"{len(self.drawn_nodes_):,} features in {len(clusters)} clusters"
         if n_left_out:
@@ -221,17 +232,16 @@ class ClusterGraphDisplay:
 
     def _strongest_nodes(self, max_nodes: int) -> tuple[dict[Hashable, int], int]:
         """Cluster of the nodes to draw, and how many nodes are in a cluster."""
+        if not isinstance(self.graph, nx.Graph):
+            raise TypeError(f"graph must be a networkx.Graph; got {shown(self.graph)}.")
         nodes = list(self.graph)
-        labels = np.asarray(self.labels)
-        for name, values in (
-            ("labels", labels),
-            ("feature_names", self.feature_names),
-        ):
-            if values is not None and len(values) != len(nodes):
-                raise ValueError(
-                    f"{name} must have one entry for each of the {len(nodes)} nodes; "
-                    f"got {len(values)}."
-                )
+        labels = check_labels(self.labels, len(nodes))
+        self._names = {node: str(node) for node in nodes}
+        if self.feature_names is not None:
+            names = check_names(
+                self.feature_names, "feature_names", len(nodes), "node of the graph"
+            )
+            self._names = dict(zip(nodes, names, strict=True))
         cluster_of = {
             node: int(label)
             for node, label in zip(nodes, labels, strict=True)
@@ -250,7 +260,7 @@ class ClusterGraphDisplay:
 
     def _draw_edges(
         self,
-        shown: nx.Graph,
+        subgraph: nx.Graph,
         cluster_of: dict[Hashable, int],
         color_of: dict[Hashable, str],
         max_edges: int,
@@ -259,7 +269,7 @@ class ClusterGraphDisplay:
 
         edges = [
             (u, v, float(weight))
-            for u, v, weight in shown.edges(data="weight", default=1.0)
+            for u, v, weight in subgraph.edges(data="weight", default=1.0)
             if u != v
         ]
         edges.sort(key=lambda edge: -edge[2])
@@ -292,7 +302,7 @@ class ClusterGraphDisplay:
             linewidths=0.6,
             zorder=2,
         )
-        shown = [share for share in _LEGEND_FREQUENCIES if share <= max(frequency)]
+        in_legend = [share for share in _LEGEND_FREQUENCIES if share <= max(frequency)]
         handles = [
             self.ax_.scatter(
                 [],
@@ -301,7 +311,7 @@ class ClusterGraphDisplay:
                 c="0.6",
                 label=f"{100 * share:g}%",
             )
-            for share in shown[-3:]
+            for share in in_legend[-3:]
         ]
         if handles:
             self.ax_.legend(
@@ -320,11 +330,8 @@ class ClusterGraphDisplay:
         return _MIN_AREA + _AREA_RANGE * frequency / self._highest_frequency
 
     def _write_names(
-        self, shown: nx.Graph, clusters: dict[int, list[Hashable]], n_top_labels: int
+        self, subgraph: nx.Graph, clusters: dict[int, list[Hashable]], n_top_labels: int
     ) -> None:
-        names = {node: str(node) for node in self.graph}
-        if self.feature_names is not None:
-            names = dict(zip(self.graph, self.feature_names, strict=True))
         boxes: list[Any] = []
         for label, nodes in clusters.items():
             at = np.array([self.positions_[node] for node in nodes])
@@ -333,13 +340,12 @@ class ClusterGraphDisplay:
         for nodes in clusters.values():
             if len(nodes) < 3:
                 continue
-            inside = shown.subgraph(nodes).degree(weight="weight")
+            inside = subgraph.subgraph(nodes).degree(weight="weight")
             strongest = sorted(nodes, key=lambda node: -inside[node])
             for node in strongest[:n_top_labels]:
                 above = 1.0 + np.sqrt(self._area(node) / np.pi)
-                self._write(
-                    names[node], self.positions_[node], above, boxes, size="x-small"
-                )
+                name, at = self._names[node], self.positions_[node]
+                self._write(name, at, above, boxes, size="x-small")
 
     def _write(
         self, name: str, at: Any, above: float, boxes: list[Any], **style: Any

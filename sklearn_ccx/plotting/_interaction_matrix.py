@@ -7,12 +7,14 @@ import numpy.typing as npt
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, check_scalar
+from sklearn.utils.validation import check_is_fitted
 
-from ..clustering._feature_clusterer import FeatureClusterer
-from ..coders._inside import fitted_coder, last_step
-from ..interactions._interaction import interaction_matrix
+from .._validation import as_array, check_bool, check_int, check_option, errors_about
+from ..clustering import FeatureClusterer
+from ..coders import check_holds_coder, find_coder, last_step
+from ..interactions import interaction_matrix
 from ._axes import axes_or_new, check_matplotlib
+from ._checks import check_colormap, check_labels, check_numbers, check_text
 
 # Blocks below this share of the side are neither outlined nor labeled.
 _MIN_OUTLINED, _MIN_LABELED = 0.01, 0.03
@@ -129,8 +131,8 @@ class InteractionMatrixDisplay:
         estimator : estimator
             A fitted :class:`~sklearn_ccx.FeatureClusterer`, or with X also an
             :class:`~sklearn_ccx.InteractionCrosscoder` or
-            :class:`~sklearn_ccx.InteractionSAE`; or a pipeline that ends in one of
-            them.
+            :class:`~sklearn_ccx.InteractionSAE`; or a pipeline, search or other
+            meta-estimator that holds one of them.
 
         X : array-like of shape (n_samples, d) or (n_samples, n_sites, d), \
                 default=None
@@ -155,21 +157,24 @@ class InteractionMatrixDisplay:
             The display, drawn.
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
-        check_is_fitted(estimator)
+        check_option(normalize, "normalize", (None, "coactivation"))
         clusterer = last_step(estimator)
-        labels = getattr(clusterer, "labels_", None) if labels is None else labels
+        if labels is None:
+            labels = getattr(clusterer, "labels_", None)
         if X is not None:
-            coder, X = fitted_coder(estimator, X)
+            coder, X = find_coder(estimator, X)
             matrix = interaction_matrix(coder, X, normalize=normalize)
             quantity = _QUANTITIES["interaction", normalize]
         elif normalize is not None:
             raise ValueError("normalize needs X; pass the samples to measure on.")
         elif isinstance(clusterer, FeatureClusterer):
+            check_is_fitted(clusterer)
             matrix = clusterer.affinity_matrix_
             kind = clusterer.affinity_
             normalize = clusterer.normalize if kind == "interaction" else None
             quantity = _QUANTITIES[kind, normalize]
         else:
+            check_is_fitted(check_holds_coder(estimator))
             raise ValueError(
                 "X is needed to measure the interaction of a "
                 f"{type(clusterer).__name__}; only a FeatureClusterer keeps a matrix."
@@ -207,7 +212,10 @@ class InteractionMatrixDisplay:
             The display itself.
         """
         check_matplotlib(f"{type(self).__name__}.plot")
-        check_scalar(max_size, "max_size", int, min_val=1)
+        max_size = check_int(max_size, "max_size")
+        check_bool(colorbar, "colorbar")
+        check_text(self.quantity, "quantity")
+        check_colormap(cmap)
         from matplotlib.collections import LineCollection
         from matplotlib.colors import LogNorm
         from matplotlib.ticker import LogFormatter
@@ -272,12 +280,13 @@ class InteractionMatrixDisplay:
 
     def _validate(self) -> tuple[sparse.csr_array, npt.NDArray[np.intp]]:
         """The matrix without its diagonal, and a label for each feature."""
-        matrix = check_array(
-            self.matrix,
-            accept_sparse=True,
-            dtype=np.float64,
-            input_name="matrix",
-        )
+        given = as_array(self.matrix, "matrix")
+        if not sparse.issparse(given):
+            given = check_numbers(given, "matrix")
+        with errors_about("matrix"):
+            matrix = check_array(
+                given, accept_sparse=True, dtype=np.float64, input_name="matrix"
+            )
         n_features = matrix.shape[0]
         if matrix.shape[1] != n_features:
             raise ValueError(f"matrix must be square; got shape {matrix.shape}.")
@@ -292,14 +301,7 @@ class InteractionMatrixDisplay:
             interacts = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
             labels = np.where(interacts, 0, -1)
         else:
-            labels = check_array(
-                self.labels, ensure_2d=False, dtype=np.int64, input_name="labels"
-            )
-        if labels.shape != (n_features,):
-            raise ValueError(
-                f"labels must have shape ({n_features},), one for each row of matrix; "
-                f"got {labels.shape}."
-            )
+            labels = check_labels(self.labels, n_features)
         if not (labels >= 0).any():
             raise ValueError("no feature is in a cluster; there is nothing to draw.")
         return matrix, labels

@@ -8,10 +8,19 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 
-from ..coders._inside import fitted_coder
-from ..interactions._interaction import interaction_scores
-from ..interactions._reader import MLPs
+from .._validation import (
+    as_array,
+    as_numpy,
+    check_n_rows,
+    check_option,
+    check_real,
+    errors_about,
+)
+from ..coders import find_coder
+from ..interactions import interaction_scores
+from ..networks import MLPs
 from ._axes import COLORS, VERMILION, axes_or_new, check_matplotlib
+from ._checks import check_names, check_numbers, check_text
 
 # More MLPs than this are rows of colors instead of lines.
 _MAX_LINES = 4
@@ -168,7 +177,9 @@ class InteractionTraceDisplay:
         scores = _profile(estimator, X, mlp, n_dominant)
         quantity = "interaction (units of the MLP output)"
         if reference is not None:
-            ordinary = _profile(estimator, reference, mlp, n_dominant)
+            reference = as_array(reference, "reference")
+            with errors_about("reference"):
+                ordinary = _profile(estimator, reference, mlp, n_dominant)
             deviation = ordinary.std(axis=0)
             if not deviation.all():
                 raise ValueError(
@@ -199,8 +210,7 @@ class InteractionTraceDisplay:
         InteractionTraceDisplay
             The display itself.
         """
-        if kind not in ("auto", "lines", "rows"):
-            raise ValueError(f'kind must be "auto", "lines" or "rows"; got {kind!r}.')
+        check_option(kind, "kind", ("auto", "lines", "rows"))
         scores_TP, flagged, names = self._validate()
         n_tokens, n_mlps = scores_TP.shape
         if kind == "auto":
@@ -229,32 +239,32 @@ class InteractionTraceDisplay:
         self,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], Sequence[str]]:
         """Scores of shape (n_tokens, n_mlps), the flags, and the names of the MLPs."""
-        scores = check_array(
-            self.scores, dtype=np.float64, ensure_2d=False, input_name="scores"
-        )
+        scores = check_numbers(self.scores, "scores")
+        check_n_rows(scores, "scores")
+        with errors_about("scores"):
+            scores = check_array(scores, ensure_2d=False, input_name="scores")
         scores_TP = scores.reshape(len(scores), -1)
         n_tokens, n_mlps = scores_TP.shape
-        names = self.mlp_names
-        if names is None:
-            names = [f"MLP {index}" for index in range(n_mlps)]
+        self._tokens = check_names(self.tokens, "tokens", n_tokens, "score")
+        names = [f"MLP {index}" for index in range(n_mlps)]
+        if self.mlp_names is not None:
+            names = check_names(self.mlp_names, "mlp_names", n_mlps, "MLP")
         flagged = np.zeros(n_tokens, dtype=bool)
         if self.flagged is not None:
-            flagged = np.asarray(self.flagged)
+            flagged = as_numpy(self.flagged, "flagged")
             if flagged.dtype != bool:
                 raise ValueError(
                     "flagged must be boolean, one for each token; got dtype "
                     f"{flagged.dtype}. Of predictions, pass predictions == -1."
                 )
-        for name, values, expected in (
-            ("tokens", self.tokens, n_tokens),
-            ("flagged", flagged, n_tokens),
-            ("mlp_names", names, n_mlps),
-        ):
-            if len(values) != expected:
+            if flagged.shape != (n_tokens,):
                 raise ValueError(
-                    f"{name} must have {expected} entries, to fit scores of shape "
-                    f"{scores.shape}; got {len(values)}."
+                    f"flagged must have {n_tokens} entries, one for each token; got "
+                    f"shape {flagged.shape}."
                 )
+        check_text(self.quantity, "quantity")
+        if self.threshold is not None:
+            check_real(self.threshold, "threshold")
         return scores_TP, flagged, names
 
     def _draw_lines(
@@ -316,7 +326,7 @@ class InteractionTraceDisplay:
 
     def _write_tokens(self, flagged: npt.NDArray[np.bool_]) -> None:
         """Label the tokens, or as many as fit: those flagged before the others."""
-        ax, n_tokens = self.ax_, len(self.tokens)
+        ax, n_tokens = self.ax_, len(self._tokens)
         ax.figure.canvas.draw()
         points = ax.get_window_extent().width / ax.figure.dpi * 72
         every = int(np.ceil(1.15 * _LABEL_POINTS * n_tokens / points))
@@ -325,7 +335,7 @@ class InteractionTraceDisplay:
             if not shown[max(0, token - every + 1) : token + every].any():
                 shown[token] = True
         ticks = np.flatnonzero(shown).tolist()
-        names = [_visible(self.tokens[token]) for token in ticks]
+        names = [_visible(self._tokens[token]) for token in ticks]
         ax.set_xticks(
             ticks,
             names,
@@ -355,7 +365,7 @@ def _profile(
     estimator: BaseEstimator, X: npt.ArrayLike, mlp: MLPs, n_dominant: int | None
 ) -> npt.NDArray[np.float64]:
     """Interaction of each sample at each MLP."""
-    coder, X = fitted_coder(estimator, X)
+    coder, X = find_coder(estimator, X)
     return interaction_scores(coder, X, mlp=mlp, n_dominant=n_dominant, per_mlp=True)
 
 

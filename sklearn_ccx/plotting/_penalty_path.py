@@ -1,22 +1,36 @@
 """PenaltyPathDisplay."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.utils.validation import check_is_fitted
 
+from .._validation import (
+    as_array,
+    check_int,
+    check_n_rows,
+    check_real,
+    check_rows,
+    errors_about,
+    shown,
+)
+from ..coders import check_holds_coder
 from ..model_selection import SCORERS
 from ._axes import BLUE, GREEN, VERMILION, axes_or_new, check_matplotlib, spread
+from ._checks import check_numbers, check_strengths, check_text
 
 _AXIS_LABELS = {
     "lam": "strength of the interaction penalty, lam",
     "lam_fidelity": "strength of the fidelity term, lam_fidelity",
     "k": "active features per sample, k",
 }
+
+_MAX_JOBS = 2**15
 
 # Width of a digit of the tick labels.
 _CHARACTER_POINTS = 6.5
@@ -146,9 +160,21 @@ class PenaltyPathDisplay:
             If the search is not fitted.
         """
         check_matplotlib(f"{cls.__name__}.from_search")
-        check_is_fitted(search, "cv_results_")
+        if isinstance(search, type) or not hasattr(search, "fit"):
+            raise TypeError(f"search must be a fitted search; got {shown(search)}.")
+        check_is_fitted(search)
+        if not hasattr(search, "cv_results_"):
+            raise TypeError(
+                "search must be a GridSearchCV or another search; "
+                f"{type(search).__name__} has no cv_results_."
+            )
+        if fixed_params is None:
+            fixed_params = {}
+        elif not isinstance(fixed_params, Mapping):
+            raise TypeError(f"fixed_params must be a dict; got {shown(fixed_params)}.")
         results = search.cv_results_
-        rows = _path_rows(results["params"], param_name, fixed_params or {})
+        check_text(param_name, "param_name")
+        rows = _path_rows(results["params"], param_name, fixed_params)
         fidelity = None
         if "split0_test_one_feature_fidelity" in results:
             fidelity = _split_scores(results, "one_feature_fidelity", rows)
@@ -181,8 +207,10 @@ class PenaltyPathDisplay:
 
         Parameters
         ----------
-        estimator : InteractionCrosscoder, InteractionSAE or a Pipeline that ends in one
-            Cloned for every fit.
+        estimator : estimator
+            An :class:`~sklearn_ccx.InteractionCrosscoder` or
+            :class:`~sklearn_ccx.InteractionSAE`, a pipeline that ends in one, or
+            another estimator that holds one. Cloned for every fit.
 
         X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
             Activations.
@@ -216,16 +244,41 @@ class PenaltyPathDisplay:
             The display, drawn.
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
+        check_holds_coder(estimator)
+        check_text(param_name, "param_name")
+        if param_name not in estimator.get_params():
+            raise ValueError(
+                f"param_name={param_name!r} is no parameter of "
+                f"{type(estimator).__name__}; see its get_params()."
+            )
+        values = check_strengths(param_range, "param_range")
+        X = as_array(X, "X")
+        n_samples = check_n_rows(X, "X")
+        if y is not None and check_n_rows(as_array(y, "y"), "y") != n_samples:
+            raise ValueError(f"y must have one entry for each of the {n_samples} rows.")
+        if groups is not None:
+            groups = check_rows(groups, "groups", n_samples)
+        if n_jobs is not None:
+            n_jobs = check_int(n_jobs, "n_jobs", minimum=-_MAX_JOBS, maximum=_MAX_JOBS)
+        if not _says_how_to_split(cv):
+            raise TypeError(
+                "cv must be an int, a splitter, a list of splits or None; got "
+                f"{shown(cv)}."
+            )
+        with errors_about("cv"):
+            splits = [
+                (train, test) for train, test in check_cv(cv, y).split(X, y, groups)
+            ]
         search = GridSearchCV(
             estimator,
-            {param_name: np.asarray(param_range).tolist()},
+            {param_name: values.tolist()},
             scoring=SCORERS,
             refit=False,
-            cv=cv,
+            cv=splits,
             n_jobs=n_jobs,
             error_score="raise",
         )
-        search.fit(X, y, groups=groups)
+        search.fit(X, y)
         return cls.from_search(search, param_name=param_name, ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
@@ -242,21 +295,24 @@ class PenaltyPathDisplay:
             The display itself.
         """
         values, order = self._sorted_range()
+        check_text(self.param_name, "param_name")
+        if self.chosen is not None:
+            check_real(self.chosen, "chosen")
         curves = [
-            ("dominant share", self.dominant_share, BLUE, "o", "-"),
-            ("unexplained variance (FVU)", self.fvu, VERMILION, "s", "--"),
-            ("one-feature fidelity", self.one_feature_fidelity, GREEN, "^", "-."),
+            ("dominant share", "dominant_share", BLUE, "o", "-"),
+            ("unexplained variance (FVU)", "fvu", VERMILION, "s", "--"),
+            ("one-feature fidelity", "one_feature_fidelity", GREEN, "^", "-."),
         ]
         data = {
-            label: self._splits(label, scores, len(values))[order]
-            for label, scores, *_ in curves
-            if scores is not None
+            label: self._splits(name, len(values))[order]
+            for label, name, *_ in curves
+            if name != "one_feature_fidelity" or self.one_feature_fidelity is not None
         }
         ax = axes_or_new(ax, f"{type(self).__name__}.plot", (6.4, 3.6))
         self.ax_, self.figure_ = ax, ax.figure
         self.lines_, self.fill_between_ = [], []
-        for label, scores, color, marker, style in curves:
-            if scores is None:
+        for label, _, color, marker, style in curves:
+            if label not in data:
                 continue
             mean, deviation = data[label].mean(axis=1), data[label].std(axis=1)
             self.lines_ += ax.plot(
@@ -284,25 +340,17 @@ class PenaltyPathDisplay:
         return self
 
     def _sorted_range(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
-        values = np.asarray(self.param_range, dtype=np.float64)
-        if values.ndim != 1 or not len(values):
-            raise ValueError(
-                f"param_range must be a list of numbers; got shape {values.shape}."
-            )
-        if not np.isfinite(values).all() or values.min() < 0:
-            raise ValueError("param_range must be finite and not negative.")
+        values = check_strengths(self.param_range, "param_range").astype(np.float64)
         order = np.argsort(values, kind="stable")
         return values[order], order
 
-    def _splits(
-        self, label: str, scores: npt.ArrayLike, n_values: int
-    ) -> npt.NDArray[Any]:
+    def _splits(self, name: str, n_values: int) -> npt.NDArray[Any]:
         """Scores of shape (n_values, n_splits)."""
-        scores = np.asarray(scores, dtype=np.float64)
+        scores = check_numbers(getattr(self, name), name)
         if scores.ndim not in (1, 2) or len(scores) != n_values:
             raise ValueError(
-                f"the {label} must have shape ({n_values},) or ({n_values}, n_splits), "
-                f"like param_range; got {scores.shape}."
+                f"{name} must have shape ({n_values},) or ({n_values}, n_splits), like "
+                f"param_range; got {scores.shape}."
             )
         return scores.reshape(n_values, -1)
 
@@ -365,6 +413,15 @@ class PenaltyPathDisplay:
             )
 
 
+def _says_how_to_split(cv: Any) -> bool:
+    if isinstance(cv, bool):
+        return False
+    if cv is None or isinstance(cv, Integral) or hasattr(cv, "get_n_splits"):
+        return True
+    # Strings and tensors, of which scikit-learn takes `split` for that of a splitter.
+    return isinstance(cv, Iterable) and not hasattr(cv, "split")
+
+
 def _path_rows(
     candidates: Sequence[Mapping[str, Any]],
     param_name: str,
@@ -379,7 +436,7 @@ def _path_rows(
     ]
     if not rows:
         raise ValueError(
-            f"no candidate of the search has {param_name!r}"
+            f"param_name: no candidate of the search has {param_name!r}"
             + (f" and {dict(fixed_params)}" if fixed_params else "")
             + f"; its parameters are {sorted(set().union(*candidates))}."
         )

@@ -2,17 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..coders._base import BaseInteractionCoder
-from ..interactions._reader import MLPs
-from ._explained_samples import ExplainedSamples, Premises
-from ._intervals import nonlinearity_value
-from ._neuron_ranges import ExplainedMLP, dominant_contributions
+from .._engine._torch_state import with_torch_state
+from .._validation import as_array, check_bool, check_ints
+from ..networks import MLPs
+from ._code_boxes import CodeBoxes
+from ._explained_samples import ExplainedSamples
+from ._norms import row_norms
 from ._output_bounds import output_bounds
+from ._overflow import refuses_overflow
+from ._partition import Partition
+from ._premises import Premises
 from ._proof_length import proof_length
+from ._tightness import tightness
 from ._transition import Transition
 
 FloatArray = npt.NDArray[np.float64]
@@ -69,6 +75,20 @@ class ErrorCertificate:
 
     brute_force_flops : int
         Operations that run network and explanation on every sample instead.
+
+    Examples
+    --------
+    A single active feature has nothing to interact with:
+
+    >>> import numpy as np
+    >>> from sklearn_ccx import InteractionSAE, certify
+    >>> X = np.random.default_rng(0).normal(size=(50, 4))
+    >>> sae = InteractionSAE(k=1, activation="topk", max_iter=5, random_state=0)
+    >>> certificate = certify(sae.fit(X), X)
+    >>> float(certificate.interaction_bound.max())
+    0.0
+    >>> certificate.reconstruction_bound.shape
+    (50, 1)
     """
 
     level: str
@@ -96,11 +116,13 @@ class ErrorCertificate:
         tightness : ndarray of shape (n_samples, n_mlps)
             At most 1.
         """
-        return self.error / self.error_bound
+        return tightness(self.error, self.error_bound)
 
 
+@with_torch_state()
+@refuses_overflow
 def certify(
-    estimator: BaseInteractionCoder,
+    estimator: Any,
     X: npt.ArrayLike,
     *,
     mlp: MLPs = None,
@@ -109,7 +131,7 @@ def certify(
     groups: object = None,
     code_max: npt.ArrayLike | None = None,
     max_active: int | None = None,
-    output_site: int | Sequence[int] | None = None,
+    output_site: int | Sequence[int] | npt.NDArray[np.integer] | None = None,
     residual: bool = False,
     n_dominant: int | None = None,
     batch_size: int | None = None,
@@ -132,7 +154,7 @@ def certify(
     Parameters
     ----------
     estimator : InteractionCrosscoder or InteractionSAE
-        A fitted estimator.
+        A fitted estimator, or a pipeline, search or other meta-estimator around one.
 
     X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
         Activations.
@@ -167,7 +189,7 @@ def certify(
         With ``level="domain"``, how many features may be active at once. None is as
         many as on one sample of X.
 
-    output_site : int or list of int, default=None
+    output_site : int or array-like of int, default=None
         The site where the output of each MLP is found. Compares the explanation's
         output with the reconstruction there.
 
@@ -179,7 +201,8 @@ def certify(
         How many contributions a neuron keeps. None takes the estimator's.
 
     batch_size : int, default=None
-        Samples read at a time. None is 512.
+        Samples read at a time. None is as many as take little memory beside X, 512 at
+        most.
 
     Returns
     -------
@@ -189,9 +212,12 @@ def certify(
     Raises
     ------
     ValueError
-        If a parameter is unknown or does not fit, or X is not in the domain.
+        If a parameter is unknown or does not fit, X is not in the domain, or the bounds
+        are too large for float64.
+    TypeError
+        If there is no coder in `estimator`, or a parameter is of the wrong type.
     NotFittedError
-        If the estimator is not fitted.
+        If the estimator, or the clusterer in `groups`, is not fitted.
 
     See Also
     --------
@@ -214,34 +240,21 @@ def certify(
     premises = Premises(level, bound, groups, code_max, max_active)
     samples = ExplainedSamples(estimator, X, mlp, n_dominant, batch_size)
     output_sites = _check_output_sites(output_site, samples, residual)
-    labels = samples.group_labels(premises)
-    boxes = samples.boxes(labels, premises)
-    names = ["error", "reconstruction", "interaction", "rounding"]
-    names += ["transition"] if output_sites else []
-    n_groups = labels.max() + 1
-    bounds = {name: np.empty((n_groups, len(samples.mlps))) for name in names}
-    errors = {name: np.zeros((len(samples), len(samples.mlps))) for name in names}
-    for index, explained in enumerate(samples.mlps):
-        for rows, ranges in samples.ranges(index, boxes, premises.slack):
-            values = output_bounds(explained, ranges, bound, premises.slack)
-            for name in ("error", "reconstruction", "interaction", "rounding"):
-                bounds[name][rows, index] = getattr(values, name)
-        _actual_errors(samples, explained, index, errors)
-        if output_sites is not None:
-            transition = Transition(samples, explained, output_sites[index], residual)
-            for rows, ranges in samples.ranges(index, boxes, premises.slack):
-                value_G = transition.bounds(ranges, premises.slack)
-                bounds["transition"][rows, index] = value_G
-            for rows, ranges in samples.ranges(index, None, premises.slack):
-                errors["transition"][rows, index] = transition.errors(ranges)
+    transitions = [
+        Transition(samples, explained, site, residual)
+        for explained, site in zip(samples.mlps, output_sites, strict=False)
+    ]
+    partition = samples.partition(premises)
+    bounds, n_possible = _bounds(samples, partition, premises, transitions)
+    errors = _errors(samples, transitions)
     length = proof_length(
-        samples.mlps, samples.n_active(), boxes, samples.components.shape[1], bound
+        samples.mlps, samples.n_active, n_possible, samples.components.shape[1], bound
     )
-    by_sample = {name: value[labels] for name, value in bounds.items()}
+    by_sample = {name: bounds.pop(name)[partition.labels] for name in list(bounds)}
     return ErrorCertificate(
         level=level,
         bound=bound,
-        groups=labels,
+        groups=partition.labels,
         error_bound=by_sample["error"],
         error=errors["error"],
         reconstruction_bound=by_sample["reconstruction"],
@@ -258,14 +271,15 @@ def certify(
 
 
 def _check_output_sites(
-    output_site: int | Sequence[int] | None, samples: ExplainedSamples, residual: bool
-) -> list[int] | None:
-    """One output site for each MLP, or None."""
+    output_site: Any, samples: ExplainedSamples, residual: bool
+) -> list[int]:
+    """One output site for each MLP; none if there are no output sites."""
+    residual = check_bool(residual, "residual")
     if output_site is None:
         if residual:
             raise ValueError("residual=True needs output_site.")
-        return None
-    sites = list(output_site) if isinstance(output_site, Sequence) else [output_site]
+        return []
+    sites = check_ints(as_array(output_site, "output_site"), "output_site")
     if len(sites) != len(samples.mlps):
         raise ValueError(
             f"output_site has {len(sites)} entries for {len(samples.mlps)} MLP(s); "
@@ -273,7 +287,7 @@ def _check_output_sites(
         )
     width = len(samples.intercept) // samples.n_sites
     for site, mlp in zip(sites, samples.mlps, strict=True):
-        if not 0 <= site < samples.n_sites:
+        if site >= samples.n_sites:
             raise ValueError(
                 f"output_site={site}, but the activations have {samples.n_sites} "
                 f"site(s); use sites in 0..{samples.n_sites - 1}."
@@ -283,29 +297,58 @@ def _check_output_sites(
                 f"the output of an MLP has width {mlp.W_out_NO.shape[1]}, but the "
                 f"sites have width {width}; leave output_site=None."
             )
-    return [int(site) for site in sites]
+    return sites
 
 
-def _actual_errors(
+def _bounds(
     samples: ExplainedSamples,
-    mlp: ExplainedMLP,
-    index: int,
-    errors: dict[str, FloatArray],
-) -> None:
+    partition: Partition,
+    premises: Premises,
+    transitions: list[Transition],
+) -> tuple[dict[str, FloatArray], npt.NDArray[np.int64] | None]:
+    """Bounds for each group and MLP, and how many features can be active in each."""
+    rounding = premises.rounding()
+    names = ["error", "reconstruction", "interaction", "rounding"]
+    names += ["transition"] if transitions else []
+    bounds = {name: np.empty((len(partition), len(samples.mlps))) for name in names}
+    n_possible = None
+    if premises.level != "sample":
+        n_possible = np.zeros(len(partition), dtype=np.int64)
+    for groups, codes in samples.sets(partition, premises):
+        if n_possible is not None and isinstance(codes, CodeBoxes):
+            n_possible[groups] = codes.n_possible_G
+        for index, mlp in enumerate(samples.mlps):
+            ranges = codes.ranges(mlp, samples.n_dominant, rounding)
+            values = output_bounds(mlp, ranges, premises.bound, rounding)
+            for name in ("error", "reconstruction", "interaction", "rounding"):
+                bounds[name][groups, index] = getattr(values, name)
+            if transitions:
+                value_G = transitions[index].bounds(ranges, rounding)
+                bounds["transition"][groups, index] = value_G
+    return bounds, n_possible
+
+
+def _errors(
+    samples: ExplainedSamples, transitions: list[Transition]
+) -> dict[str, FloatArray]:
     """Run network and explanation on the samples."""
-
-    def output(input_BN: FloatArray) -> FloatArray:
-        return nonlinearity_value(mlp.weights.activation, input_BN) @ mlp.W_out_NO
-
-    for rows, codes_BM, x_BF in samples.batches():
-        _, kept_RBN, _ = dominant_contributions(codes_BM, mlp.M_MN, samples.n_dominant)
-        recon_BD = codes_BM @ mlp.W_dec_MD + mlp.b_dec_D
-        true_BO = output(x_BF[:, mlp.columns] @ mlp.W_in_DN + mlp.b_in_N)
-        recon_BO = output(recon_BD @ mlp.W_in_DN + mlp.b_in_N)
-        kept_BO = output(kept_RBN.sum(axis=0) + mlp.bias_N)
-        for name, difference_BO in (
-            ("error", true_BO - kept_BO),
-            ("reconstruction", true_BO - recon_BO),
-            ("interaction", recon_BO - kept_BO),
-        ):
-            errors[name][rows, index] = np.linalg.norm(difference_BO, axis=1)
+    names = ["error", "reconstruction", "interaction"]
+    names += ["transition"] if transitions else []
+    errors = {name: np.empty((len(samples), len(samples.mlps))) for name in names}
+    for rows, batch in samples.batches():
+        for index, mlp in enumerate(samples.mlps):
+            kept_BN, _ = mlp.kept_input(batch.codes_BM, samples.n_dominant)
+            recon_BD = mlp.reconstruction(batch.codes_BM)
+            true_BO = mlp.output(mlp.input(batch.x_BF[:, mlp.columns]))
+            recon_BO, kept_BO = mlp.output(mlp.input(recon_BD)), mlp.output(kept_BN)
+            differences = {
+                "error": true_BO - kept_BO,
+                "reconstruction": true_BO - recon_BO,
+                "interaction": recon_BO - kept_BO,
+            }
+            if transitions:
+                transition_BD = transitions[index].values(kept_BN, batch.codes_BM)
+                differences["transition"] = transition_BD
+            for name, difference_BO in differences.items():
+                errors[name][rows, index] = row_norms(difference_BO)
+    return errors

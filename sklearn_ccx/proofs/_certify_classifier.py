@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.neural_network import MLPClassifier
-from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from ..coders._base import BaseInteractionCoder
-from ._dense_network import DenseNetwork, from_sklearn, from_torch
+from .._engine._torch_state import with_torch_state
+from .._validation import as_numpy, shown
+from ._dense_network import DenseNetwork, explained_network
 from ._deviation import least_margins
-from ._explained_samples import Premises
+from ._overflow import refuses_overflow
 from ._prediction_run import PredictionRun
+from ._premises import Premises
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -64,6 +65,22 @@ class PredictionCertificate:
 
     brute_force_flops : int
         Operations that run network and explanation on every sample instead.
+
+    Examples
+    --------
+    What is certified is where network and explanation agree:
+
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> from sklearn_ccx import InteractionSAE, MLPWeights, certify_classifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier((8,), solver="lbfgs", random_state=0).fit(X, y)
+    >>> sae = InteractionSAE(8, k=1, mlp=MLPWeights.from_sklearn(clf), random_state=0)
+    >>> certificate = certify_classifier(sae.set_params(max_iter=50).fit(X), clf, X, y)
+    >>> certificate.certified.shape
+    (150,)
+    >>> certificate.certified_accuracy <= certificate.explained_accuracy
+    True
     """
 
     level: str
@@ -130,8 +147,10 @@ class PredictionCertificate:
         return is_correct
 
 
+@with_torch_state()
+@refuses_overflow
 def certify_classifier(
-    estimator: BaseInteractionCoder,
+    estimator: Any,
     clf: MLPClassifier | nn.Sequential,
     X: npt.ArrayLike,
     y: npt.ArrayLike | None = None,
@@ -156,7 +175,7 @@ def certify_classifier(
     Parameters
     ----------
     estimator : InteractionCrosscoder or InteractionSAE
-        A fitted estimator.
+        A fitted estimator, or a pipeline, search or other meta-estimator around one.
 
     clf : MLPClassifier or torch.nn.Sequential
         The network: fitted, or linear layers with a nonlinearity between every two,
@@ -170,7 +189,7 @@ def certify_classifier(
 
     layer : int, default=0
         The explained hidden layer of an MLPClassifier. A torch network reads the
-        site with its first layer.
+        site with its first layer, which is 0.
 
     site : int, default=0
         The site of the activations that the layer reads.
@@ -194,7 +213,8 @@ def certify_classifier(
         How many contributions a neuron keeps. None takes the estimator's.
 
     batch_size : int, default=None
-        Samples read at a time. None is 512.
+        Samples read at a time. None is as many as take little memory beside X, 512 at
+        most.
 
     Returns
     -------
@@ -204,11 +224,13 @@ def certify_classifier(
     Raises
     ------
     ValueError
-        If a parameter is unknown or does not fit, or the classifier is multilabel.
+        If a parameter is unknown or does not fit, the classifier is multilabel, or the
+        bounds are too large for float64.
     TypeError
-        If `clf` is not such a network.
+        If `clf` is not such a network, there is no coder in `estimator`, or a parameter
+        is of the wrong type.
     NotFittedError
-        If the estimator or `clf` is not fitted.
+        If the estimator, `clf` or the clusterer in `groups` is not fitted.
 
     See Also
     --------
@@ -229,45 +251,34 @@ def certify_classifier(
     True
     """
     network = _classifier_network(clf, layer, site)
-    run = PredictionRun(
-        estimator,
-        X,
-        network,
-        Premises(level, bound, groups, code_max, max_active),
-        n_dominant,
-        batch_size,
-    )
+    premises = Premises(level, bound, groups, code_max, max_active)
+    run = PredictionRun(estimator, X, network, premises, n_dominant, batch_size)
     n_samples = len(run.samples)
-    labels = None if y is None else column_or_1d(y)
-    check_consistent_length(labels, run.labels)
+    n_classes = max(network.last.W_out.shape[1], 2)
+    classes = np.asarray(getattr(clf, "classes_", np.arange(n_classes)))
+    labels = None if y is None else _check_labels(y, n_samples, classes)
     margin_bound = np.empty(n_samples)
     explained_index, true_index = np.empty((2, n_samples), dtype=np.int64)
-    n_margins = 0
-    for rows, deviation, kept_BO, true_BO in run.batches():
-        explained_B = _class_index(kept_BO)
-        explained_index[rows] = explained_B
-        true_index[rows] = _class_index(true_BO)
+    for batch in run.batches():
+        explained_B = _class_index(batch.kept_BO)
+        explained_index[batch.rows] = explained_B
+        true_index[batch.rows] = _class_index(batch.true_BO)
         for class_index in np.unique(explained_B):
-            is_class_B = explained_B == class_index
-            members = np.flatnonzero(is_class_B)
-            groups_U, group_B = run.groups_of(rows, members)
-            n_margins += len(groups_U)
-            least_UO = least_margins(
-                network, deviation.rows(groups_U), class_index, run.slack
-            )
-            margin_BO = _margins(kept_BO[members], class_index) + least_UO[group_B]
+            members = np.flatnonzero(explained_B == class_index)
+            groups_U, group_B = np.unique(batch.group_B[members], return_inverse=True)
+            deviation = batch.deviation.rows(groups_U)
+            least_UO = least_margins(network, deviation, class_index, run.rounding)
+            margin_BO = _margins(batch.kept_BO[members], class_index)
+            margin_BO += least_UO[group_B]
             if margin_BO.shape[1] > 1:
                 margin_BO[:, class_index] = np.inf
-            margin_bound[rows.start + members] = margin_BO.min(axis=1)
-    classes = getattr(clf, "classes_", None)
-    if classes is None:
-        n_logits = network.last.W_out.shape[1]
-        classes = np.arange(max(n_logits, 2))
-    length = run.length(n_margins)
+            margin_bound[batch.rows[members]] = margin_BO.min(axis=1)
+    margins = run.partition.labels * n_classes + explained_index
+    length = run.length(n_margins=len(np.unique(margins)))
     return PredictionCertificate(
         level=level,
         bound=bound,
-        groups=run.labels,
+        groups=run.partition.labels,
         certified=margin_bound > 0,
         margin_bound=margin_bound,
         explained_prediction=classes[explained_index],
@@ -289,13 +300,30 @@ def _classifier_network(
                 "clf is a multilabel classifier, which has no single prediction to "
                 "certify; fit one classifier for each label."
             )
-        return from_sklearn(clf, layer, site)
-    if isinstance(clf, nn.Sequential):
-        return from_torch(clf, site)
-    raise TypeError(
-        "clf must be an MLPClassifier or a torch.nn.Sequential; "
-        f"got {type(clf).__name__}."
-    )
+    return explained_network(clf, MLPClassifier, layer, site, name="clf")
+
+
+def _check_labels(
+    y: npt.ArrayLike, n_samples: int, classes: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """One label for each sample, of the kind that the classes are of."""
+    labels = as_numpy(y, "y")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise ValueError(f"y must hold one label for each sample; got {shown(labels)}.")
+    if len(labels) != n_samples:
+        raise ValueError(
+            f"X and y have inconsistent numbers of samples: {n_samples} and "
+            f"{len(labels)}."
+        )
+    kinds = {array.dtype.kind in "biuf" for array in (labels, classes)}
+    if len(kinds) > 1 and "O" not in (labels.dtype.kind, classes.dtype.kind):
+        raise ValueError(
+            f"y has labels of dtype {labels.dtype}, but the classes have dtype "
+            f"{classes.dtype}; pass the labels that clf was fitted with."
+        )
+    return labels
 
 
 def _class_index(logits_BO: FloatArray) -> npt.NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """Bounds on the predictions of a regression network."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,12 +9,14 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from ..coders._base import BaseInteractionCoder
-from ._dense_network import from_sklearn, from_torch
-from ._explained_samples import Premises
-from ._intervals import TINY, gamma
-from ._output_bounds import times_weights
+from .._engine._torch_state import with_torch_state
+from ._dense_network import explained_network
+from ._intervals import times_weights
+from ._norms import row_norms
+from ._overflow import refuses_overflow
 from ._prediction_run import PredictionRun
+from ._premises import Premises
+from ._tightness import tightness
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -52,6 +55,21 @@ class RegressionCertificate:
 
     proof_flops, membership_flops, brute_force_flops : int
         As in :class:`PredictionCertificate`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.neural_network import MLPRegressor
+    >>> from sklearn_ccx import InteractionSAE, MLPWeights, certify_regressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> regressor = MLPRegressor(
+    ...     hidden_layer_sizes=(8,), solver="lbfgs", tol=10, random_state=0
+    ... ).fit(X, y)
+    >>> mlp = MLPWeights.from_sklearn(regressor)
+    >>> sae = InteractionSAE(10, k=2, mlp=mlp, max_iter=10, random_state=0).fit(X)
+    >>> certificate = certify_regressor(sae, regressor, X)
+    >>> bool((certificate.lower <= certificate.prediction).all())
+    True
     """
 
     level: str
@@ -76,11 +94,13 @@ class RegressionCertificate:
         tightness : ndarray of shape (n_samples,)
             At most 1.
         """
-        return self.error / self.error_bound
+        return tightness(self.error, self.error_bound)
 
 
+@with_torch_state()
+@refuses_overflow
 def certify_regressor(
-    estimator: BaseInteractionCoder,
+    estimator: Any,
     regressor: MLPRegressor | nn.Sequential,
     X: npt.ArrayLike,
     *,
@@ -102,7 +122,7 @@ def certify_regressor(
     Parameters
     ----------
     estimator : InteractionCrosscoder or InteractionSAE
-        A fitted estimator.
+        A fitted estimator, or a pipeline, search or other meta-estimator around one.
 
     regressor : MLPRegressor or torch.nn.Sequential
         The network.
@@ -111,7 +131,8 @@ def certify_regressor(
         Activations: the input of the explained hidden layer, at `site`.
 
     layer : int, default=0
-        The explained hidden layer of an MLPRegressor.
+        The explained hidden layer of an MLPRegressor. A torch network reads the site
+        with its first layer, which is 0.
 
     site : int, default=0
         The site of the activations that the layer reads.
@@ -135,7 +156,8 @@ def certify_regressor(
         How many contributions a neuron keeps. None takes the estimator's.
 
     batch_size : int, default=None
-        Samples read at a time. None is 512.
+        Samples read at a time. None is as many as take little memory beside X, 512 at
+        most.
 
     Returns
     -------
@@ -145,12 +167,13 @@ def certify_regressor(
     Raises
     ------
     ValueError
-        If a parameter is unknown or does not fit, or the output of `regressor` goes
-        through a nonlinearity.
+        If a parameter is unknown or does not fit, the output of `regressor` goes
+        through a nonlinearity, or the bounds are too large for float64.
     TypeError
-        If `regressor` is not such a network.
+        If `regressor` is not such a network, there is no coder in `estimator`, or a
+        parameter is of the wrong type.
     NotFittedError
-        If the estimator or `regressor` is not fitted.
+        If the estimator, `regressor` or the clusterer in `groups` is not fitted.
 
     See Also
     --------
@@ -178,55 +201,40 @@ def certify_regressor(
                 f"regressor has the output activation {regressor.out_activation_!r}; "
                 'only "identity" is covered, as with loss="squared_error".'
             )
-        network = from_sklearn(regressor, layer, site)
-    elif isinstance(regressor, nn.Sequential):
-        network = from_torch(regressor, site)
-    else:
-        raise TypeError(
-            "regressor must be an MLPRegressor or a torch.nn.Sequential; "
-            f"got {type(regressor).__name__}."
-        )
-    run = PredictionRun(
-        estimator,
-        X,
-        network,
-        Premises(level, bound, groups, code_max, max_active),
-        n_dominant,
-        batch_size,
-    )
+    network = explained_network(regressor, MLPRegressor, layer, site, name="regressor")
+    premises = Premises(level, bound, groups, code_max, max_active)
+    run = PredictionRun(estimator, X, network, premises, n_dominant, batch_size)
     W_NO = network.last.W_out.astype(np.float64)
     shape = len(run.samples), W_NO.shape[1]
-    kept, true, lower, upper = np.empty((4, *shape))
+    kept, true, lower, upper = (np.empty(shape) for _ in range(4))
     error_bound = np.empty(len(run.samples))
-    norm_N = np.linalg.norm(W_NO, axis=1)
-    relative = 8 * gamma(sum(W_NO.shape) + 16, network.unit_roundoff)
-    for rows, deviation, kept_BO, true_BO in run.batches():
-        members = np.arange(rows.stop - rows.start)
-        groups_U, group_B = run.groups_of(rows, members)
-        unique = deviation.rows(groups_U)
+    norm_N = row_norms(W_NO)
+    for batch in run.batches():
+        groups_U, group_B = np.unique(batch.group_B, return_inverse=True)
+        unique = batch.deviation.rows(groups_U)
         lower_UO, upper_UO = times_weights(unique.lower_GN, unique.upper_GN, W_NO)
         size_UO = unique.size_GN @ np.abs(W_NO) + np.abs(network.last.b_out)
         rounding_UO = unique.rounding_GN @ np.abs(W_NO)
-        rounding_UO += run.slack * (relative * size_UO + TINY)
+        rounding_UO += run.rounding.of_sums(size_UO, sum(W_NO.shape))
         box_UO = np.maximum(np.abs(lower_UO), np.abs(upper_UO))
         triangle_U = np.maximum(-unique.lower_GN, unique.upper_GN) @ norm_N
-        bound_U = np.minimum(np.linalg.norm(box_UO, axis=1), triangle_U)
-        bound_U += np.linalg.norm(rounding_UO, axis=1)
+        bound_U = np.minimum(row_norms(box_UO), triangle_U) + row_norms(rounding_UO)
+        rows, kept_BO = batch.rows, batch.kept_BO
         error_bound[rows] = bound_U[group_B]
         lower[rows] = kept_BO + (lower_UO - rounding_UO)[group_B]
         upper[rows] = kept_BO + (upper_UO + rounding_UO)[group_B]
-        kept[rows], true[rows] = kept_BO, true_BO
-    length = run.length(n_margins=run.n_groups)
+        kept[rows], true[rows] = kept_BO, batch.true_BO
+    length = run.length(n_margins=len(run.partition))
     return RegressionCertificate(
         level=level,
         bound=bound,
-        groups=run.labels,
+        groups=run.partition.labels,
         explained_prediction=kept,
         lower=lower,
         upper=upper,
         prediction=true,
         error_bound=error_bound,
-        error=np.linalg.norm(true - kept, axis=1),
+        error=row_norms(true - kept),
         proof_flops=length.proof,
         membership_flops=length.membership,
         brute_force_flops=length.brute_force,

@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..coders._base import BaseInteractionCoder
-from ..networks._mlp_weights import MLPWeights
-from ._explained_samples import ExplainedSamples, Premises
-from ._neuron_ranges import sample_ranges
+from .._engine._torch_state import with_torch_state
+from .._validation import check_int
+from ..networks import MLPWeights
+from ._explained_samples import ExplainedSamples
+from ._norms import row_norms
+from ._overflow import refuses_overflow
+from ._premises import Premises
 from ._residual_block import ResidualBlock, first_error
 
 FloatArray = npt.NDArray[np.float64]
@@ -48,6 +52,22 @@ class StackCertificate:
 
     block_lipschitz : ndarray of shape (L,)
         Bound on the Lipschitz constant of each block, the residual path included.
+
+    Examples
+    --------
+    A block that writes nothing cannot add an error:
+
+    >>> import numpy as np
+    >>> from sklearn_ccx import InteractionCrosscoder, MLPWeights, certify_stack
+    >>> x = np.random.default_rng(0).normal(size=(100, 4))
+    >>> mlp = MLPWeights(np.eye(4), np.zeros((4, 4)))
+    >>> ccx = InteractionCrosscoder(8, k=2, mlp=mlp, max_iter=5, random_state=0)
+    >>> X = np.stack([x, x], axis=1)
+    >>> certificate = certify_stack(ccx.fit(X), X)
+    >>> float(certificate.interaction_bound.max())
+    0.0
+    >>> certificate.block_lipschitz.round(6)
+    array([1.])
     """
 
     bound: str
@@ -59,8 +79,10 @@ class StackCertificate:
     block_lipschitz: FloatArray
 
 
+@with_torch_state()
+@refuses_overflow
 def certify_stack(
-    estimator: BaseInteractionCoder,
+    estimator: Any,
     X: npt.ArrayLike,
     *,
     mlp: Sequence[MLPWeights] | None = None,
@@ -92,7 +114,7 @@ def certify_stack(
     Parameters
     ----------
     estimator : InteractionCrosscoder
-        A fitted estimator.
+        A fitted estimator, or a pipeline, search or other meta-estimator around one.
 
     X : array-like of shape (n_samples, n_sites, d)
         Activations. The code is that of all sites; of the activations themselves only
@@ -112,7 +134,8 @@ def certify_stack(
         How many contributions a neuron keeps. None takes the estimator's.
 
     batch_size : int, default=None
-        Samples read at a time. None is 512.
+        Samples read at a time. None is as many as take little memory beside X, 512 at
+        most.
 
     Returns
     -------
@@ -122,7 +145,10 @@ def certify_stack(
     Raises
     ------
     ValueError
-        If a parameter does not fit, or an MLP's output has not the width of a site.
+        If a parameter does not fit, an MLP's output has not the width of a site, or the
+        bounds are too large for float64.
+    TypeError
+        If there is no coder in `estimator`, or a parameter is of the wrong type.
     NotFittedError
         If the estimator is not fitted.
 
@@ -150,41 +176,38 @@ def certify_stack(
     >>> bool((certificate.site_error <= certificate.site_bound).all())
     True
     """
-    premises = Premises("sample", bound)
+    rounding = Premises("sample", bound).rounding()
     samples = ExplainedSamples(estimator, X, mlp, n_dominant, batch_size)
     sites = _sites(samples, output_site)
     n_blocks = len(samples.mlps)
     blocks = [
-        ResidualBlock(samples, explained, site, premises)
+        ResidualBlock(samples, explained, site, bound, rounding)
         for explained, site in zip(samples.mlps, sites[1:], strict=True)
     ]
     site_bound, site_error = np.empty((2, len(samples), n_blocks + 1))
     contributions = np.empty((len(samples), n_blocks + 1))
     interaction, transition = np.empty((2, len(samples), n_blocks))
-    for rows, codes_BM, x_BF in samples.batches():
+    for rows, batch in samples.batches():
         columns = samples.site_columns(sites[0])
-        true_BD = x_BF[:, columns]
-        recon_BF = codes_BM @ samples.components + samples.intercept
-        first_BD = true_BD - recon_BF[:, columns]
-        error = first_error(samples, codes_BM, x_BF, columns, premises)
+        true_BD = batch.x_BF[:, columns]
+        recon_BF = batch.codes_BM @ samples.components + samples.intercept
+        error = first_error(samples, batch, columns, bound, rounding)
         site_bound[rows, 0] = error.norm_B
-        site_error[rows, 0] = np.linalg.norm(first_BD, axis=1)
+        site_error[rows, 0] = row_norms(true_BD - recon_BF[:, columns])
         contributions[rows, 0] = error.norm_B
         for index, block in enumerate(blocks):
-            ranges = sample_ranges(
-                block.mlp, codes_BM, x_BF, samples.n_dominant, premises.slack
-            )
+            ranges = batch.ranges(block.mlp, samples.n_dominant, rounding)
             error = block.next_error(error, ranges)
             true_BD = block.run(true_BD)
             recon_BD = recon_BF[:, samples.site_columns(sites[index + 1])]
-            lipschitz = block.mlp.weights.lipschitz
-            output_norm_N = block.mlp.output_norm_N
-            interaction[rows, index] = lipschitz * (
-                ranges.interaction_GN @ output_norm_N
+            sent_B = ranges.interaction_GN @ block.mlp.output_norm_N
+            interaction[rows, index] = block.mlp.weights.lipschitz * sent_B
+            transition_BD = block.transition.values(
+                ranges.kept_lower_GN, batch.codes_BM
             )
-            transition[rows, index] = block.transition.errors(ranges)
+            transition[rows, index] = row_norms(transition_BD)
             site_bound[rows, index + 1] = error.norm_B
-            site_error[rows, index + 1] = np.linalg.norm(true_BD - recon_BD, axis=1)
+            site_error[rows, index + 1] = row_norms(true_BD - recon_BD)
             contributions[rows, : index + 1] *= block.lipschitz
             contributions[rows, index + 1] = (
                 interaction[rows, index] + transition[rows, index]
@@ -203,13 +226,15 @@ def certify_stack(
 def _sites(samples: ExplainedSamples, output_site: int | None) -> list[int]:
     """The site of each block's input, and that of the last output."""
     sites = [mlp.weights.site for mlp in samples.mlps]
-    sites.append(sites[-1] + 1 if output_site is None else output_site)
+    if output_site is None:
+        output_site = sites[-1] + 1
+    sites.append(check_int(output_site, "output_site", minimum=0))
     if len(set(sites)) < len(sites):
         raise ValueError(
             f"the blocks read and write the sites {sites}, but each needs its own; "
             "pass one MLP for each block, in their order."
         )
-    if not 0 <= sites[-1] < samples.n_sites:
+    if sites[-1] >= samples.n_sites:
         raise ValueError(
             f"the last block writes to site {sites[-1]}, but the activations have "
             f"{samples.n_sites} site(s); add it to the activations or set output_site."

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +10,9 @@ import torch
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from torch import nn
 
-from ..networks._mlp_weights import MLPWeights
-from ._intervals import nonlinearity_value
+from .._validation import check_int
+from ..networks import MLPWeights
+from ._nonlinearity import nonlinearity_value
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -72,8 +74,10 @@ def from_sklearn(
     return DenseNetwork(first, tuple(later), float(np.finfo(dtype).eps) / 2)
 
 
-def from_torch(network: nn.Sequential, site: int) -> DenseNetwork:
+def from_torch(network: nn.Sequential, site: int, name: str) -> DenseNetwork:
     """The layers of a torch network that reads the site.
+
+    ``name`` is that of the parameter, for the errors.
 
     Raises
     ------
@@ -95,13 +99,13 @@ def from_torch(network: nn.Sequential, site: int) -> DenseNetwork:
             activations.append(module)
         else:
             raise TypeError(
-                f"the network has {type(module).__name__} where a torch.nn.Linear is "
+                f"{name} has {type(module).__name__} where a torch.nn.Linear is "
                 "needed; pass a torch.nn.Sequential of linear layers, each but the "
                 "last followed by one nonlinearity."
             )
     if len(linears) < 2 or len(activations) != len(linears) - 1:
         raise ValueError(
-            f"the network has {len(linears)} linear layers and {len(activations)} "
+            f"{name} has {len(linears)} linear layers and {len(activations)} "
             "nonlinearities; pass at least two linear layers, with a nonlinearity "
             "between every two and none after the last: the output must be logits."
         )
@@ -122,3 +126,51 @@ def from_torch(network: nn.Sequential, site: int) -> DenseNetwork:
     )
     eps = max(torch.finfo(linear.weight.dtype).eps for linear in linears)
     return DenseNetwork(first, tuple(layers[1:]), eps / 2)
+
+
+def explained_network(
+    network: Any,
+    sklearn_class: type[MLPClassifier] | type[MLPRegressor],
+    layer: int,
+    site: int,
+    *,
+    name: str,
+) -> DenseNetwork:
+    """The layers of a network of either kind from an explained hidden layer on.
+
+    Parameters
+    ----------
+    network : MLPClassifier, MLPRegressor or torch.nn.Sequential
+        What the user passed.
+    sklearn_class : type
+        Which of scikit-learn's networks it may be.
+    layer : int
+        The explained hidden layer.
+    site : int
+        The site that it reads.
+    name : str
+        Name of the parameter, for the errors.
+
+    Raises
+    ------
+    TypeError
+        If it is no such network.
+    ValueError
+        If a torch network is to be read from a later layer.
+    """
+    layer = check_int(layer, "layer", minimum=0)
+    site = check_int(site, "site", minimum=0)
+    if isinstance(network, sklearn_class):
+        return from_sklearn(network, layer, site)
+    if not isinstance(network, nn.Sequential):
+        raise TypeError(
+            f"{name} must be an {sklearn_class.__name__} or a torch.nn.Sequential; "
+            f"got {type(network).__name__}. Of a pipeline or a search, pass the "
+            "network inside, and as X what that network reads."
+        )
+    if layer:
+        raise ValueError(
+            f"layer={layer}, but {name} is a torch.nn.Sequential, of which the first "
+            "layer is explained; pass the layers from the explained one on."
+        )
+    return from_torch(network, site, name)

@@ -6,16 +6,16 @@ In the explained hidden layer neuron :math:`n` of the network is at
 nonlinearity, together with the range of what the explanation has there.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ..networks._mlp_weights import MLPWeights
+from ..networks import MLPWeights
 from ._dense_network import DenseNetwork
-from ._intervals import TINY, evaluation_rounding, gamma, nonlinearity_range
-from ._neuron_ranges import NeuronRanges
-from ._output_bounds import times_weights
+from ._explained_mlp import NeuronRanges
+from ._intervals import nonlinearity_range, times_weights
+from ._rounding import Rounding
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -47,14 +47,6 @@ class Deviation:
         highest_GN = self.kept_upper_GN + np.maximum(self.upper_GN, 0.0)
         return np.maximum(np.abs(lowest_GN), np.abs(highest_GN)) + self.rounding_GN
 
-    @classmethod
-    def concatenate(cls, parts: list["Deviation"]) -> "Deviation":
-        """One after the other."""
-        names = [field.name for field in fields(cls)]
-        return cls(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
-        )
-
     def rows(self, index: npt.NDArray[np.int64]) -> "Deviation":
         """The ranges of some samples or boxes."""
         return Deviation(
@@ -65,7 +57,7 @@ class Deviation:
             self.rounding_GN[index],
         )
 
-    def through(self, layer: MLPWeights, slack: float, unit: float) -> "Deviation":
+    def through(self, layer: MLPWeights, rounding: Rounding) -> "Deviation":
         """What a layer's output weights make of it: the next input, (G, O)."""
         W_NO = layer.W_out.astype(np.float64)
         kept_lower_GO, kept_upper_GO = times_weights(
@@ -74,7 +66,7 @@ class Deviation:
         lower_GO, upper_GO = times_weights(self.lower_GN, self.upper_GN, W_NO)
         size_GO = self.size_GN @ np.abs(W_NO) + np.abs(layer.b_out)
         rounding_GO = self.rounding_GN @ np.abs(W_NO)
-        rounding_GO += slack * (8 * gamma(len(W_NO) + 16, unit) * size_GO + TINY)
+        rounding_GO += rounding.of_sums(size_GO, len(W_NO))
         return Deviation(
             kept_lower_GO + layer.b_out,
             kept_upper_GO + layer.b_out,
@@ -84,7 +76,7 @@ class Deviation:
         )
 
     def activated(
-        self, layer: MLPWeights, bound: str, slack: float, unit: float
+        self, layer: MLPWeights, bound: str, rounding: Rounding
     ) -> "Deviation":
         """Hidden activations of a layer that receives it."""
         activation, lipschitz = layer.activation, layer.lipschitz
@@ -97,17 +89,12 @@ class Deviation:
             values_GN = nonlinearity_range(activation, lowest_GN, highest_GN)
             lower_GN = np.maximum(lower_GN, values_GN[0] - kept_GN[1])
             upper_GN = np.minimum(upper_GN, values_GN[1] - kept_GN[0])
-        evaluation_GN = np.maximum(
-            evaluation_rounding(activation, lowest_GN, unit),
-            evaluation_rounding(activation, highest_GN, unit),
-        )
-        # Both ends of the interval and the explanation move by the rounding.
-        rounding_GN = 2 * lipschitz * self.rounding_GN + slack * 4 * evaluation_GN
+        rounding_GN = rounding.of_hidden(layer, self.rounding_GN, lowest_GN, highest_GN)
         return Deviation(*kept_GN, lower_GN, upper_GN, rounding_GN)
 
 
 def hidden_deviation(
-    network: DenseNetwork, ranges: NeuronRanges, bound: str, slack: float
+    network: DenseNetwork, ranges: NeuronRanges, bound: str, rounding: Rounding
 ) -> Deviation:
     """Deviation of the last hidden layer.
 
@@ -119,10 +106,9 @@ def hidden_deviation(
         What the neurons of that layer receive.
     bound : {"interval", "lipschitz"}
         What becomes of intervals at the nonlinearities.
-    slack : float
-        How many times the bound on rounding is taken.
+    rounding : Rounding
+        By how much the bounds are widened.
     """
-    unit = network.unit_roundoff
     radius_GN = ranges.interaction_GN + ranges.residual_GN
     deviation = Deviation(
         ranges.kept_lower_GN,
@@ -130,11 +116,11 @@ def hidden_deviation(
         -radius_GN,
         radius_GN,
         ranges.rounding_GN,
-    ).activated(network.first, bound, slack, unit)
+    ).activated(network.first, bound, rounding)
     before = network.first
     for layer in network.later:
-        received = deviation.through(before, slack, unit)
-        deviation = received.activated(layer, bound, slack, unit)
+        received = deviation.through(before, rounding)
+        deviation = received.activated(layer, bound, rounding)
         before = layer
     return deviation
 
@@ -143,7 +129,7 @@ def least_margins(
     network: DenseNetwork,
     deviation: Deviation,
     class_index: int,
-    slack: float,
+    rounding: Rounding,
 ) -> FloatArray:
     """Least that the network's margins exceed those of the explanation by, (G, O).
 
@@ -165,7 +151,6 @@ def least_margins(
     if W_NO.shape[1] > 1:
         magnitude_NO = magnitude_NO + magnitude_NO[:, [class_index]]
     size_GO = deviation.size_GN @ magnitude_NO + bias_O
-    unit = network.unit_roundoff
     rounding_GO = deviation.rounding_GN @ magnitude_NO
-    rounding_GO += slack * (8 * gamma(len(W_NO) + 16, unit) * size_GO + 16 * unit)
+    rounding_GO += rounding.of_sums(size_GO, len(W_NO)) + rounding.of_probabilities()
     return lower_GO - rounding_GO

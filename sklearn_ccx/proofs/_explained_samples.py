@@ -1,122 +1,94 @@
 """Samples, their codes and the MLPs that read them, as the proofs need them."""
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils import check_array, column_or_1d, gen_batches
+from scipy import sparse
 
-from ..coders._base import BaseInteractionCoder
-from ..networks._mlp_weights import MLPWeights
-from ..interactions._reader import MLPs, NeuronReader, check_n_dominant
-from ._intervals import UNIT_ROUNDOFF
-from ._neuron_ranges import (
-    CodeBoxes,
-    ExplainedMLP,
-    NeuronRanges,
-    dominant_contributions,
-    sample_ranges,
-)
+from ..interactions import NeuronReader
+from ..networks import MLPs, MLPWeights
+from ._code_boxes import CodeBoxes
+from ._dominance import dominant_features
+from ._explained_mlp import ExplainedMLP, SampleBatch
+from ._held_codes import HeldCodes
+from ._partition import Partition
+from ._premises import Premises, cluster_labels, numbered
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
-# How many times the bound on rounding is taken. Two more than for what is tighter, once
-# for the rounding of each, so that rounding cannot reverse their order.
-_LEVEL_SLACK = {"sample": 1.0, "group": 3.0, "domain": 5.0}
-_BOUND_SLACK = {"interval": 0.0, "lipschitz": 2.0}
+# Without a batch_size, a batch may take so many bytes, or this share of X if that is
+# more.
+_BATCH_BYTES = 2**22
+_SHARE_OF_X = 1 / 8
 
-_DEFAULT_BATCH_SIZE = 512
+# Fewer samples at a time are slow, more are no faster.
+_MIN_BATCH, _MAX_BATCH = 32, 512
 
+# Arrays of the size (samples, neurons) that are there at once.
+_NEURON_ARRAYS = 16
 
-@dataclass(frozen=True)
-class Premises:
-    """What the theorem is about, besides the estimator and the network.
-
-    Parameters
-    ----------
-    level : {"sample", "group", "domain"}
-        For what it holds.
-    bound : {"interval", "lipschitz"}
-        How it is proved.
-    groups : object
-        The parameter `groups` of :func:`certify`.
-    code_max : array-like of shape (n_components,) or None
-        Largest codes of the domain; None for those of the data.
-    max_active : int or None
-        Most active features in the domain; None for that of the data.
-    """
-
-    level: str
-    bound: str
-    groups: object = None
-    code_max: npt.ArrayLike | None = None
-    max_active: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_option("level", self.level, _LEVEL_SLACK)
-        _check_option("bound", self.bound, _BOUND_SLACK)
-        for name, level in (
-            ("groups", "group"),
-            ("code_max", "domain"),
-            ("max_active", "domain"),
-        ):
-            if getattr(self, name) is not None and self.level != level:
-                raise ValueError(f'{name} needs level="{level}"; got {self.level!r}.')
-
-    @property
-    def slack(self) -> float:
-        """How many times the bound on rounding is taken."""
-        return _LEVEL_SLACK[self.level] + _BOUND_SLACK[self.bound]
+# Any grouping is sound, so that two patterns with the same digest would do no harm.
+_DIGEST_BYTES = 16
 
 
 class ExplainedSamples:
-    """Validated activations with codes, batch by batch in float64.
+    """Validated activations and their codes, which are computed once.
 
     Parameters
     ----------
-    estimator : InteractionCrosscoder or InteractionSAE
-        A fitted estimator.
+    estimator : estimator
+        A fitted coder, or what holds one.
     X : array-like
         Activations as in its ``transform``.
     mlp : MLPWeights, list of MLPWeights or None
-        The MLPs; None takes those of the estimator.
+        The MLPs; None takes those of the coder.
     n_dominant : int or None
-        How many contributions a neuron keeps; None takes the estimator's.
+        How many contributions a neuron keeps; None takes the coder's.
     batch_size : int or None
         Samples read at a time.
-    unit_roundoff : float
-        That of the precision in which the network is run.
 
     Attributes
     ----------
     mlps : list of ExplainedMLP
         The MLPs, identity neurons at each site if there are none.
+    components : ndarray of shape (M, F)
+        The decoder.
+    intercept : ndarray of shape (F,)
+        Its bias.
+    n_sites : int
+        Number of sites.
     n_dominant : int
         How many contributions a neuron keeps.
+    n_active : ndarray of shape (n_samples,), int64
+        Number of active features of each sample.
     """
 
     def __init__(
         self,
-        estimator: BaseInteractionCoder,
+        estimator: Any,
         X: npt.ArrayLike,
         mlp: MLPs,
         n_dominant: int | None,
         batch_size: int | None,
-        unit_roundoff: float = UNIT_ROUNDOFF,
     ) -> None:
-        reader = NeuronReader(estimator, X, mlp, batch_size)
-        self.n_dominant = check_n_dominant(n_dominant, estimator)
-        self.batch_size = batch_size or _DEFAULT_BATCH_SIZE
-        self.components = estimator.components_.astype(np.float64)
-        self.intercept = estimator.intercept_.astype(np.float64)
-        self._estimator = estimator
+        reader = NeuronReader(
+            estimator, X, mlp=mlp, n_dominant=n_dominant, batch_size=batch_size
+        )
+        coder, weights = reader.coder, reader.weights
+        given = None if batch_size is None else reader.batch_size
         self._X = reader.X
-        self.n_sites = estimator.n_sites_
-        width = len(self.intercept) // self.n_sites
-        weights = reader.weights
+        self.components = coder.components_.astype(np.float64, copy=False)
+        self.intercept = coder.intercept_.astype(np.float64, copy=False)
+        self.n_sites = coder.n_sites_
+        n_features, n_columns = self.components.shape
+        self.n_dominant = min(reader.n_dominant, n_features)
         if weights is None:
-            identity = np.eye(width)
+            identity = np.eye(n_columns // self.n_sites)
             weights = [
                 MLPWeights(identity, identity, activation="identity", site=site)
                 for site in range(self.n_sites)
@@ -128,159 +100,161 @@ class ExplainedSamples:
                     "interaction_scores and ablation_fidelity, which measure."
                 )
         self.mlps = [
-            ExplainedMLP(item, self.components, self.intercept, unit_roundoff)
-            for item in weights
+            ExplainedMLP(item, self.components, self.intercept) for item in weights
         ]
+        # Encoded are codes and what they come from; then the neurons are looked at.
+        self._batch_size = given or self._length(
+            3 * n_columns
+            + _NEURON_ARRAYS * max(len(mlp.bias_N) for mlp in self.mlps)
+            + sum(len(mlp.bias_N) for mlp in self.mlps)
+        )
+        encoded_at_once = given or self._length(2 * n_features + n_columns)
+        self._codes = HeldCodes(coder, self._X, encoded_at_once)
+        self.n_active = self._codes.n_active_B
+
+    def _length(self, row_length: int) -> int:
+        """Samples with so many numbers each that are read at a time."""
+        X_bytes = self._X.shape[0] * self._X.shape[1] * self._X.dtype.itemsize
+        budget = max(_BATCH_BYTES, int(_SHARE_OF_X * X_bytes))
+        return min(max(budget // (8 * row_length), _MIN_BATCH), _MAX_BATCH)
 
     def __len__(self) -> int:
-        return len(self._X)
-
-    def batches(self) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
-        """Rows, codes (B, M) and activations (B, F)."""
-        encoded = self._estimator._encode_batches(self._X, self.batch_size)
-        for rows, codes_BM in encoded:
-            codes = codes_BM.cpu().numpy().astype(np.float64)
-            yield rows, codes, self._X[rows].astype(np.float64)
+        return len(self._codes)
 
     def site_columns(self, site: int) -> slice:
         """The columns of a site."""
         width = len(self.intercept) // self.n_sites
         return slice(site * width, (site + 1) * width)
 
-    def n_active(self) -> npt.NDArray[np.int64]:
-        """Number of active features of each sample."""
-        counts = [(codes_BM > 0).sum(axis=1) for _, codes_BM, _ in self.batches()]
-        return np.concatenate(counts)
+    def batches(self) -> Iterator[tuple[slice, SampleBatch]]:
+        """All samples in their order."""
+        for start in range(0, len(self), self._batch_size):
+            rows = slice(start, min(start + self._batch_size, len(self)))
+            yield rows, self._read(rows)
 
-    def group_labels(self, premises: Premises) -> npt.NDArray[np.int64]:
-        """Which sample or set each sample belongs to, numbered from 0."""
+    def _read(self, rows: slice | IntArray) -> SampleBatch:
+        return SampleBatch(self._codes[rows], self._X[rows].astype(np.float64))
+
+    def partition(self, premises: Premises) -> Partition:
+        """Which sample or set of codes each sample belongs to."""
         if premises.level == "sample":
-            return np.arange(len(self))
+            return Partition.of(np.arange(len(self)))
         if premises.level == "domain":
-            return np.zeros(len(self), dtype=np.int64)
-        groups = premises.groups
-        if groups is None:
-            labels = self._dominant_patterns()
-        elif hasattr(groups, "labels_"):
-            labels = self._strongest_clusters(np.asarray(groups.labels_))
-        else:
-            labels = column_or_1d(groups)
-            if len(labels) != len(self):
-                raise ValueError(
-                    f"groups has {len(labels)} entries, but X has {len(self)} "
-                    "samples; pass one label for each sample."
-                )
-        _, inverse = np.unique(labels, return_inverse=True)
-        return inverse.astype(np.int64)
+            return Partition.of(np.zeros(len(self), dtype=np.int64))
+        if premises.groups is None:
+            return Partition.of(self._dominant_patterns())
+        cluster_M = cluster_labels(premises.groups, self.components.shape[0])
+        if cluster_M is not None:
+            return Partition.of(self._strongest_clusters(cluster_M))
+        labels = numbered(premises.groups, "groups")
+        if len(labels) != len(self):
+            raise ValueError(
+                f"groups has {len(labels)} entries, but X has {len(self)} "
+                "samples; pass one label for each sample."
+            )
+        return Partition.of(labels)
 
-    def _dominant_patterns(self) -> npt.NDArray[np.int64]:
+    def _dominant_patterns(self) -> IntArray:
         """A number for each distinct assignment of dominant features to neurons."""
-        numbers: dict[bytes, int] = {}
-        labels = np.empty(len(self), dtype=np.int64)
-        for rows, codes_BM, _ in self.batches():
-            features = [
-                dominant_contributions(codes_BM, mlp.M_MN, self.n_dominant)[0]
-                for mlp in self.mlps
+        n_dominant = min(self.n_dominant, int(self.n_active.max(initial=1)))
+        digests = np.empty((len(self), _DIGEST_BYTES), dtype=np.uint8)
+        for start in range(0, len(self), self._batch_size):
+            rows = slice(start, min(start + self._batch_size, len(self)))
+            codes_BM = self._codes[rows]
+            hashes = [
+                hashlib.blake2b(digest_size=_DIGEST_BYTES)
+                for _ in range(rows.stop - rows.start)
             ]
-            for row in range(rows.start, rows.stop):
-                pattern = b"".join(
-                    feature_RBN[:, row - rows.start].tobytes()
-                    for feature_RBN in features
-                )
-                labels[row] = numbers.setdefault(pattern, len(numbers))
-        return labels
+            for mlp in self.mlps:
+                for feature_BRT in dominant_features(codes_BM, mlp.M_MN, n_dominant):
+                    for pattern, feature_RT in zip(hashes, feature_BRT, strict=True):
+                        pattern.update(feature_RT)
+            for row, pattern in enumerate(hashes, start=start):
+                digests[row] = np.frombuffer(pattern.digest(), dtype=np.uint8)
+        return _numbered_as_they_come(digests.view(np.uint64))
 
-    def _strongest_clusters(
-        self, labels_M: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
+    def _strongest_clusters(self, labels_M: npt.NDArray[Any]) -> IntArray:
         """The cluster of features with the largest sum of codes, -1 for no code."""
-        if labels_M.shape != (len(self.components),):
-            raise ValueError(
-                f"groups.labels_ has shape {labels_M.shape}, but the estimator has "
-                f"{len(self.components)} features; pass a clusterer fitted with the "
-                "same estimator."
-            )
-        clusters, cluster_M = np.unique(labels_M, return_inverse=True)
-        membership_MC = np.eye(len(clusters))[cluster_M]
-        labels = []
-        for _, codes_BM, _ in self.batches():
-            pooled_BC = codes_BM @ membership_MC
-            strongest_B = pooled_BC.argmax(axis=1)
-            labels.append(np.where(pooled_BC.any(axis=1), strongest_B, -1))
-        return np.concatenate(labels)
-
-    def boxes(
-        self, labels: npt.NDArray[np.int64], premises: Premises
-    ) -> CodeBoxes | None:
-        """Smallest boxes around the groups; None for samples, which need none."""
-        if premises.level == "sample":
-            return None
-        n_groups, n_components = labels.max() + 1, len(self.components)
-        lower_GM = np.full((n_groups, n_components), np.inf)
-        upper_GM = np.zeros((n_groups, n_components))
-        max_active_G = np.zeros(n_groups, dtype=np.int64)
-        size_GF = np.zeros((n_groups, len(self.intercept)))
-        residuals = [np.zeros((n_groups, len(mlp.bias_N))) for mlp in self.mlps]
-        for rows, codes_BM, x_BF in self.batches():
-            group_B = labels[rows]
-            np.minimum.at(lower_GM, group_B, codes_BM)
-            np.maximum.at(upper_GM, group_B, codes_BM)
-            np.maximum.at(max_active_G, group_B, (codes_BM > 0).sum(axis=1))
-            np.maximum.at(size_GF, group_B, np.abs(x_BF))
-            for mlp, residual_GN in zip(self.mlps, residuals, strict=True):
-                np.maximum.at(residual_GN, group_B, mlp.residual(codes_BM, x_BF))
-        if premises.level == "domain":
-            lower_GM = np.zeros_like(lower_GM)
-            upper_GM, max_active_G = _domain(premises, upper_GM, max_active_G)
-        return CodeBoxes(lower_GM, upper_GM, max_active_G, size_GF, residuals)
-
-    def ranges(
-        self, mlp_index: int, boxes: CodeBoxes | None, slack: float
-    ) -> Iterator[tuple[slice, NeuronRanges]]:
-        """Ranges of what the neurons of an MLP receive, by sample or by box."""
-        mlp = self.mlps[mlp_index]
-        if boxes is None:
-            for rows, codes_BM, x_BF in self.batches():
-                yield rows, sample_ranges(mlp, codes_BM, x_BF, self.n_dominant, slack)
-            return
-        for batch in gen_batches(len(boxes), self.batch_size):
-            yield batch, boxes.ranges(mlp, mlp_index, self.n_dominant, batch, slack)
-
-
-def _check_option(name: str, value: str, options: Collection[str]) -> None:
-    if value not in options:
-        raise ValueError(f"{name} must be one of {list(options)}; got {value!r}.")
-
-
-def _domain(
-    premises: Premises,
-    seen_max_GM: FloatArray,
-    seen_active_G: npt.NDArray[np.int64],
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Largest codes and most active features, which must cover the data."""
-    if premises.code_max is not None:
-        code_max = check_array(
-            premises.code_max, ensure_2d=False, dtype=np.float64, input_name="code_max"
+        cluster_M = numbered(labels_M, "groups.labels_")
+        n_features, n_clusters = len(cluster_M), int(cluster_M.max()) + 1
+        membership_MC = sparse.csr_array(
+            (np.ones(n_features), (np.arange(n_features), cluster_M)),
+            shape=(n_features, n_clusters),
         )
-        if code_max.shape != seen_max_GM[0].shape:
-            raise ValueError(
-                f"code_max has shape {code_max.shape}; pass one number for each of "
-                f"the {seen_max_GM.shape[1]} features."
+        strongest = np.empty(len(self), dtype=np.int64)
+        for start in range(0, len(self), self._batch_size):
+            rows = slice(start, min(start + self._batch_size, len(self)))
+            pooled_BC = (self._codes[rows] @ membership_MC).toarray()
+            strongest_B = pooled_BC.argmax(axis=1)
+            strongest[rows] = np.where(pooled_BC.any(axis=1), strongest_B, -1)
+        return numbered(strongest, "groups")
+
+    def sets(
+        self, partition: Partition, premises: Premises
+    ) -> Iterator[tuple[slice, SampleBatch | CodeBoxes]]:
+        """Groups, and the samples or the sets of codes that a theorem is about."""
+        if premises.level == "sample":
+            yield from self.batches()
+            return
+        for groups in partition.batches(self._batch_size):
+            n_boxes = groups.stop - groups.start
+            members = (
+                (group_B, batch)
+                for _, group_B, batch in self.members(partition, groups)
             )
-        if np.any(seen_max_GM > code_max):
-            feature = int(np.argmax(seen_max_GM[0] - code_max))
+            boxes = CodeBoxes.around(members, self.mlps, n_boxes)
+            if premises.level == "domain":
+                boxes = _domain(premises, boxes)
+            yield groups, boxes
+
+    def members(
+        self, partition: Partition, groups: slice
+    ) -> Iterator[tuple[IntArray, IntArray, SampleBatch]]:
+        """Samples of some groups, and the place of each one's group among them."""
+        for rows, group_B in partition.members(groups, self._batch_size):
+            yield rows, group_B, self._read(rows)
+
+
+def _numbered_as_they_come(keys: npt.NDArray[np.uint64]) -> IntArray:
+    """A number for each distinct row, from 0 in the order of their first places."""
+    order = np.lexsort(keys.T)
+    is_new = np.ones(len(keys), dtype=bool)
+    is_new[1:] = (keys[order][1:] != keys[order][:-1]).any(axis=1)
+    # lexsort is stable: the first place of each key comes first.
+    first_place = order[is_new]
+    number_of_key = np.empty(len(first_place), dtype=np.int64)
+    number_of_key[np.argsort(first_place)] = np.arange(len(first_place))
+    numbers = np.empty(len(keys), dtype=np.int64)
+    numbers[order] = number_of_key[np.cumsum(is_new) - 1]
+    return numbers
+
+
+def _domain(premises: Premises, seen: CodeBoxes) -> CodeBoxes:
+    """The domain as the user wants it, which must cover the data."""
+    upper_1M, max_active_1 = seen.upper_GM, seen.max_active_G
+    code_max = premises.checked_code_max(upper_1M.shape[1])
+    if code_max is not None:
+        excess_M = upper_1M.toarray()[0] - code_max
+        if excess_M.max() > 0:
+            feature = int(excess_M.argmax())
+            seen_max = excess_M[feature] + code_max[feature]
             raise ValueError(
-                f"X has a code of {seen_max_GM[0, feature]:.4g} for feature {feature}, "
+                f"X has a code of {seen_max:.4g} for feature {feature}, "
                 f"but code_max allows {code_max[feature]:.4g}; the samples must lie "
                 "in the domain."
             )
-        seen_max_GM = code_max[np.newaxis]
+        upper_1M = sparse.csr_array(code_max[np.newaxis])
     if premises.max_active is not None:
-        if premises.max_active < seen_active_G[0]:
+        if premises.max_active < max_active_1[0]:
             raise ValueError(
-                f"X has a sample with {seen_active_G[0]} active features, but "
+                f"X has a sample with {max_active_1[0]} active features, but "
                 f"max_active={premises.max_active}; the samples must lie in the "
                 "domain."
             )
-        seen_active_G = np.array([premises.max_active])
-    return seen_max_GM, seen_active_G
+        # More than there are features changes nothing.
+        max_active_1 = np.array([min(premises.max_active, upper_1M.shape[1])])
+    lower_1M = upper_1M.copy()
+    lower_1M.data[:] = 0.0
+    return replace(
+        seen, lower_GM=lower_1M, upper_GM=upper_1M, max_active_G=max_active_1
+    )

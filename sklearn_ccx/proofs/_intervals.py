@@ -1,81 +1,14 @@
-r"""Intervals through the nonlinearities, and bounds on the rounding of float64.
+"""Intervals through nonlinearities and weights."""
 
-Every quantity a proof needs is a sum of products of given float64 numbers, followed
-by a nonlinearity. A sum of :math:`n` products, in whatever order, is off by at most
-
-.. math::
-
-    \gamma_n \sum_i |x_i y_i|, \qquad \gamma_n = \frac{n u}{1 - n u},
-
-with the unit roundoff :math:`u = 2^{-53}` (Higham, "Accuracy and Stability of Numerical
-Algorithms", section 3.1). Bounds are widened by :math:`\gamma_n` times such a sum of
-magnitudes, with :math:`n` large enough for all steps that precede. That covers both the
-rounding of the bound itself and the rounding of whoever evaluates the network in
-float64.
-"""
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from .._engine.neurons._nonlinearity import NONLINEARITIES
+from ._nonlinearity import NONLINEARITIES, nonlinearity_value
+from ._rounding import UNIT_ROUNDOFF, evaluation_rounding
 
 FloatArray = npt.NDArray[np.float64]
-
-UNIT_ROUNDOFF = float(np.finfo(np.float64).eps) / 2
-
-# What underflow may take from a product; a sum of a million of them is still covered.
-TINY = 1e6 * float(np.finfo(np.float64).tiny)
-
-# Rounding of one evaluation, in units of roundoff. GELU and SiLU are u times a factor
-# in [0, 1], which a handful of operations gives to a few roundoffs *absolutely*
-# (1 + erf cancels in the left tail); tanh and logistic are given to a few roundoffs of
-# their value. relu and identity do not round.
-_EVALUATION_ROUNDOFFS = 16.0
-
-
-def gamma(n_terms: int, unit_roundoff: float = UNIT_ROUNDOFF) -> float:
-    r""":math:`\gamma_n = n u / (1 - n u)`, the relative rounding of a sum of products.
-
-    Parameters
-    ----------
-    n_terms : int
-        Number of roundings that one term can go through.
-    unit_roundoff : float
-        Half the distance from 1 to the next larger number of the precision.
-
-    Raises
-    ------
-    ValueError
-        If there are too many terms for the precision to say anything.
-    """
-    product = n_terms * unit_roundoff
-    if product >= 0.5:
-        raise ValueError(
-            f"a sum of {n_terms} terms cannot be bounded in a precision with unit "
-            f"roundoff {unit_roundoff:.1e}; use weights in float64."
-        )
-    return product / (1.0 - product)
-
-
-def nonlinearity_value(activation: str, u: FloatArray) -> FloatArray:
-    """Value of a nonlinearity of :class:`MLPWeights`, elementwise."""
-    tensor = torch.from_numpy(np.array(u, dtype=np.float64))
-    value: FloatArray = NONLINEARITIES[activation].function(tensor).numpy()
-    return value
-
-
-def evaluation_rounding(
-    activation: str, u: FloatArray, unit_roundoff: float = UNIT_ROUNDOFF
-) -> FloatArray:
-    """Bound on the rounding of :func:`nonlinearity_value`, elementwise."""
-    if activation in ("identity", "relu"):
-        return np.zeros_like(u)
-    if NONLINEARITIES[activation].minimum is not None:
-        size = np.abs(u)
-    else:
-        size = np.abs(nonlinearity_value(activation, u))
-    return _EVALUATION_ROUNDOFFS * unit_roundoff * size + TINY
 
 
 def nonlinearity_range(
@@ -118,3 +51,25 @@ def nonlinearity_range(
         evaluation_rounding(activation, upper, unit_roundoff),
     )
     return lowest - slack, highest + slack
+
+
+def times_weights(
+    lower_GN: Any, upper_GN: Any, W_NO: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Range of ``h W`` for ``h`` in intervals, up to rounding.
+
+    Parameters
+    ----------
+    lower_GN, upper_GN : ndarray or csr_array of shape (G, N)
+        Ends of the intervals.
+    W_NO : ndarray of shape (N, O)
+        The weights.
+
+    Returns
+    -------
+    lower_GO, upper_GO : ndarray of shape (G, O)
+        Ends of the range.
+    """
+    centre_GO = (lower_GN / 2 + upper_GN / 2) @ W_NO
+    radius_GO = (upper_GN / 2 - lower_GN / 2) @ np.abs(W_NO)
+    return centre_GO - radius_GO, centre_GO + radius_GO

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ._intervals import TINY, evaluation_rounding, gamma, nonlinearity_range
-from ._neuron_ranges import ExplainedMLP, NeuronRanges
+from ._explained_mlp import ExplainedMLP, NeuronRanges
+from ._intervals import nonlinearity_range, times_weights
+from ._norms import row_norms
+from ._rounding import Rounding
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -35,7 +37,7 @@ class OutputBounds:
 
 
 def output_bounds(
-    mlp: ExplainedMLP, ranges: NeuronRanges, bound: str, slack: float
+    mlp: ExplainedMLP, ranges: NeuronRanges, bound: str, rounding: Rounding
 ) -> OutputBounds:
     """Bounds on the error of the explained output.
 
@@ -47,11 +49,11 @@ def output_bounds(
         What its neurons receive.
     bound : {"interval", "lipschitz"}
         Which bound.
-    slack : float
-        How many times the bound on rounding is taken.
+    rounding : Rounding
+        By how much the bounds are widened.
     """
     lipschitz, norm_N = mlp.weights.lipschitz, mlp.output_norm_N
-    rounding_G = _rounding(mlp, ranges, slack)
+    rounding_G = _rounding(mlp, ranges, rounding)
     interaction_G = lipschitz * (ranges.interaction_GN @ norm_N)
     reconstruction_G = lipschitz * (ranges.residual_GN @ norm_N)
     error_G = interaction_G + reconstruction_G + rounding_G
@@ -105,39 +107,20 @@ def _interval_norm(
     lowest_GN, highest_GN = deviation_range(mlp, lower_GN, upper_GN, radius_GN)
     triangle_G = np.maximum(-lowest_GN, highest_GN) @ mlp.output_norm_N
     lowest_GO, highest_GO = times_weights(lowest_GN, highest_GN, mlp.W_out_NO)
-    box_G = np.linalg.norm(np.maximum(np.abs(lowest_GO), np.abs(highest_GO)), axis=1)
+    box_G = row_norms(np.maximum(np.abs(lowest_GO), np.abs(highest_GO)))
     return np.minimum(triangle_G, box_G)
 
 
-def times_weights(
-    lower_GN: FloatArray, upper_GN: FloatArray, W_NO: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Range of ``h W`` for ``h`` in intervals, up to rounding, (G, O)."""
-    centre_GO = (lower_GN / 2 + upper_GN / 2) @ W_NO
-    radius_GO = (upper_GN / 2 - lower_GN / 2) @ np.abs(W_NO)
-    return centre_GO - radius_GO, centre_GO + radius_GO
-
-
-def _rounding(mlp: ExplainedMLP, ranges: NeuronRanges, slack: float) -> FloatArray:
-    """Bound on the rounding of the bounds and of the outputs compared, (G,).
-
-    What moves the ends of an interval moves its image by at most the Lipschitz
-    constant times as much; both ends and the dominant contributions move.
-    """
-    activation, norm_N = mlp.weights.activation, mlp.output_norm_N
+def _rounding(
+    mlp: ExplainedMLP, ranges: NeuronRanges, rounding: Rounding
+) -> FloatArray:
+    """Bound on the rounding of the bounds and of the outputs compared, (G,)."""
+    norm_N = mlp.output_norm_N
     reach_GN = ranges.interaction_GN + ranges.residual_GN + ranges.rounding_GN
-    lower_GN = ranges.kept_lower_GN - reach_GN
-    upper_GN = ranges.kept_upper_GN + reach_GN
-    lowest_GN, highest_GN = nonlinearity_range(activation, lower_GN, upper_GN)
+    ends_GN = ranges.kept_lower_GN - reach_GN, ranges.kept_upper_GN + reach_GN
+    lowest_GN, highest_GN = nonlinearity_range(mlp.weights.activation, *ends_GN)
     largest_GN = np.maximum(np.abs(lowest_GN), np.abs(highest_GN))
-    evaluation_GN = np.maximum(
-        evaluation_rounding(activation, lower_GN),
-        evaluation_rounding(activation, upper_GN),
-    )
-    neuron_GN = 2 * mlp.weights.lipschitz * ranges.rounding_GN
-    neuron_GN += slack * 4 * evaluation_GN
+    hidden_GN = rounding.of_hidden(mlp.weights, ranges.rounding_GN, *ends_GN)
     # Sums over the neurons, norms of output weights and of outputs, on both sides.
-    n_neurons, n_outputs = mlp.W_out_NO.shape
-    output_gamma = 8 * gamma(n_neurons + n_outputs + 16)
-    output_G = largest_GN @ norm_N + np.linalg.norm(mlp.b_out_O)
-    return neuron_GN @ norm_N + slack * (output_gamma * output_G + TINY)
+    size_G = largest_GN @ norm_N + row_norms(mlp.b_out_O[np.newaxis])[0]
+    return hidden_GN @ norm_N + rounding.of_sums(size_G, sum(mlp.W_out_NO.shape))

@@ -1,19 +1,45 @@
 """Samples, how far the network can be from its explanation, and what both predict."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..coders._base import BaseInteractionCoder
+from ._code_boxes import CodeBoxes
 from ._dense_network import DenseNetwork
 from ._deviation import Deviation, hidden_deviation
-from ._explained_samples import ExplainedSamples, Premises
-from ._intervals import nonlinearity_value
-from ._neuron_ranges import CodeBoxes, dominant_contributions
+from ._explained_samples import ExplainedSamples
+from ._nonlinearity import nonlinearity_value
+from ._premises import Premises
 from ._proof_length import ProofLength, prediction_proof_length
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Samples, and what network and explanation predict for them.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (B,), int64
+        The samples.
+    group_B : ndarray of shape (B,), int64
+        The row of `deviation` that holds for each.
+    deviation : Deviation
+        How far the network can be from its explanation.
+    kept_BO, true_BO : ndarray of shape (B, O)
+        Output of the explanation and of the network.
+    """
+
+    rows: IntArray
+    group_B: IntArray
+    deviation: Deviation
+    kept_BO: FloatArray
+    true_BO: FloatArray
 
 
 class PredictionRun:
@@ -21,7 +47,7 @@ class PredictionRun:
 
     def __init__(
         self,
-        estimator: BaseInteractionCoder,
+        estimator: Any,
         X: npt.ArrayLike,
         network: DenseNetwork,
         premises: Premises,
@@ -29,58 +55,44 @@ class PredictionRun:
         batch_size: int | None,
     ) -> None:
         self.samples = ExplainedSamples(
-            estimator, X, network.first, n_dominant, batch_size, network.unit_roundoff
+            estimator, X, network.first, n_dominant, batch_size
         )
-        self.slack = premises.slack
-        self.labels = self.samples.group_labels(premises)
-        self.n_groups = int(self.labels.max()) + 1
-        self._boxes: CodeBoxes | None = self.samples.boxes(self.labels, premises)
+        self.rounding = premises.rounding(network.unit_roundoff)
+        self.partition = self.samples.partition(premises)
+        self._n_possible: IntArray | None = None
+        if premises.level != "sample":
+            self._n_possible = np.zeros(len(self.partition), dtype=np.int64)
         self._network = network
-        self._bound = premises.bound
+        self._premises = premises
 
-    def batches(self) -> Iterator[tuple[slice, Deviation, FloatArray, FloatArray]]:
-        """Rows, deviations, and outputs of explanation and network, (B, O).
-
-        The deviations are those of the rows, or of all groups.
-        """
-        (mlp,) = self.samples.mlps
-        network = self._network
-        by_group = self._deviations() if self._boxes is not None else None
-        by_sample = iter(()) if by_group is not None else self._sample_deviations()
-        for rows, codes_BM, x_BF in self.samples.batches():
-            _, kept_RBN, _ = dominant_contributions(
-                codes_BM, mlp.M_MN, self.samples.n_dominant
-            )
-            kept_BN = kept_RBN.sum(axis=0) + mlp.bias_N
-            hidden_BN = nonlinearity_value(network.first.activation, kept_BN)
-            deviation = next(by_sample) if by_group is None else by_group
-            true_BO = network.true_output(x_BF[:, mlp.columns])
-            yield rows, deviation, network.output(hidden_BN), true_BO
-
-    def groups_of(
-        self, rows: slice, members: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows of the deviations that some samples of a batch need, and which each."""
-        if self._boxes is None:
-            return members, np.arange(len(members))
-        unique, inverse = np.unique(self.labels[rows][members], return_inverse=True)
-        return unique, inverse
+    def batches(self) -> Iterator[Predicted]:
+        """All samples, group by group."""
+        samples, network = self.samples, self._network
+        (mlp,) = samples.mlps
+        bound = self._premises.bound
+        for groups, codes in samples.sets(self.partition, self._premises):
+            if self._n_possible is not None and isinstance(codes, CodeBoxes):
+                self._n_possible[groups] = codes.n_possible_G
+            ranges = codes.ranges(mlp, samples.n_dominant, self.rounding)
+            deviation = hidden_deviation(network, ranges, bound, self.rounding)
+            for rows, group_B, batch in samples.members(self.partition, groups):
+                kept_BN, _ = mlp.kept_input(batch.codes_BM, samples.n_dominant)
+                hidden_BN = nonlinearity_value(network.first.activation, kept_BN)
+                kept_BO = network.output(hidden_BN)
+                true_BO = network.true_output(batch.x_BF[:, mlp.columns])
+                yield Predicted(rows, group_B, deviation, kept_BO, true_BO)
 
     def length(self, n_margins: int) -> ProofLength:
-        """Operations of the proof, with so many margins or output intervals."""
+        """Operations of the proof, with so many margins or output intervals.
+
+        Call it after the batches, which tell how large the sets are.
+        """
         return prediction_proof_length(
             self.samples.mlps[0],
             self._network,
-            self.samples.n_active(),
-            self._boxes,
+            self.samples.n_active,
+            self._n_possible,
             self.samples.components.shape[1],
-            self._bound,
+            self._premises.bound,
             n_margins,
         )
-
-    def _sample_deviations(self) -> Iterator[Deviation]:
-        for _, ranges in self.samples.ranges(0, self._boxes, self.slack):
-            yield hidden_deviation(self._network, ranges, self._bound, self.slack)
-
-    def _deviations(self) -> Deviation:
-        return Deviation.concatenate(list(self._sample_deviations()))

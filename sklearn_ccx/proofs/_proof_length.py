@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ._dense_network import DenseNetwork
-from ._neuron_ranges import CodeBoxes, ExplainedMLP
+from ._explained_mlp import ExplainedMLP
+
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class ProofLength:
 
 def proof_length(
     mlps: list[ExplainedMLP],
-    n_active: npt.NDArray[np.int64],
-    boxes: CodeBoxes | None,
+    n_active: IntArray,
+    n_possible: IntArray | None,
     n_columns: int,
     bound: str,
 ) -> ProofLength:
@@ -48,8 +50,8 @@ def proof_length(
         The MLPs.
     n_active : ndarray of shape (n_samples,)
         Active features of each sample.
-    boxes : CodeBoxes or None
-        The sets of codes; None for samples.
+    n_possible : ndarray of shape (n_sets,) or None
+        Features that can be active in each set of codes; None for samples.
     n_columns : int
         Columns of the activations.
     bound : {"interval", "lipschitz"}
@@ -65,29 +67,27 @@ def proof_length(
             output = 14 * n_neurons + 4 * n_neurons * n_outputs + 4 * n_outputs
         else:
             output = 5 * n_neurons
-        if boxes is None:
+        if n_possible is None:
             proof += total_active * (3 * n_neurons + 2 * width)
             proof += n_samples * (2 * width * n_neurons + output)
         else:
-            for upper_M in boxes.upper_GM:
-                n_possible = int((upper_M > 0).sum())
-                comparisons = max(1, int(np.ceil(np.log2(max(n_possible, 2)))))
-                proof += n_possible * n_neurons * (6 + 4 * comparisons)
-                proof += output
+            depth = np.ceil(np.log2(np.maximum(n_possible, 2))).astype(np.int64)
+            proof += int((n_possible * (6 + 4 * depth)).sum()) * n_neurons
+            proof += len(n_possible) * output
         proof += setup + 2 * n_neurons * n_outputs
         network = 2 * n_neurons * (width + n_outputs + 1)
         explanation = 2 * n_neurons * (n_outputs + 1)
         brute_force += setup + n_samples * (network + explanation + 3 * n_outputs)
         brute_force += total_active * 2 * n_neurons
-    membership = _membership(mlps, n_active, boxes, n_columns)
+    membership = _membership(mlps, n_active, n_possible, n_columns)
     return ProofLength(proof, membership, brute_force)
 
 
 def prediction_proof_length(
     mlp: ExplainedMLP,
     network: DenseNetwork,
-    n_active: npt.NDArray[np.int64],
-    boxes: CodeBoxes | None,
+    n_active: IntArray,
+    n_possible: IntArray | None,
     n_columns: int,
     bound: str,
     n_margins: int,
@@ -102,8 +102,8 @@ def prediction_proof_length(
         The network from that layer on.
     n_active : ndarray of shape (n_samples,)
         Active features of each sample.
-    boxes : CodeBoxes or None
-        The sets of codes; None for samples.
+    n_possible : ndarray of shape (n_sets,) or None
+        Features that can be active in each set of codes; None for samples.
     n_columns : int
         Columns of the activations.
     bound : {"interval", "lipschitz"}
@@ -112,11 +112,12 @@ def prediction_proof_length(
         For how many pairs of a sample or set and a predicted class the worst margins
         are computed.
     """
-    first = proof_length([mlp], n_active, boxes, n_columns, bound)
+    first = proof_length([mlp], n_active, n_possible, n_columns, bound)
     later = sum(2 * layer.W_in.size + 2 * len(layer.W_out) for layer in network.later)
     # The output layer of the first MLP is that of the last.
     later += 2 * (network.last.W_out.size - network.first.W_out.size)
-    n_samples, n_sets = len(n_active), len(n_active) if boxes is None else len(boxes)
+    n_samples = len(n_active)
+    n_sets = n_samples if n_possible is None else len(n_possible)
     n_neurons = len(mlp.bias_N)
     explanation = int(n_active.sum()) * 2 * n_neurons
     explanation += n_samples * (2 * network.first.W_out.size + 2 * n_neurons + later)
@@ -129,13 +130,13 @@ def prediction_proof_length(
 
 def _membership(
     mlps: list[ExplainedMLP],
-    n_active: npt.NDArray[np.int64],
-    boxes: CodeBoxes | None,
+    n_active: IntArray,
+    n_possible: IntArray | None,
     n_columns: int,
 ) -> int:
-    if boxes is None:
+    if n_possible is None:
         return 0
-    n_features = boxes.upper_GM.shape[1]
+    n_features = len(mlps[0].M_MN)
     encoding = len(n_active) * (2 * n_columns * n_features + 3 * n_columns)
     residuals = sum(2 * mlp.W_in_DN.size + len(mlp.bias_N) for mlp in mlps)
     reconstruction = int(n_active.sum()) * (2 * n_columns + 2)

@@ -1,14 +1,16 @@
 """How an error at the input of a residual block becomes one at its output."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ._explained_samples import ExplainedSamples, Premises
-from ._intervals import TINY, evaluation_rounding, gamma, nonlinearity_value
-from ._neuron_ranges import ExplainedMLP, NeuronRanges
-from ._output_bounds import deviation_range, times_weights
+from ._explained_mlp import ExplainedMLP, NeuronRanges, SampleBatch
+from ._explained_samples import ExplainedSamples
+from ._intervals import times_weights
+from ._norms import row_norms, spectral_norm
+from ._output_bounds import deviation_range
+from ._rounding import Rounding
 from ._transition import Transition
 
 FloatArray = npt.NDArray[np.float64]
@@ -28,13 +30,19 @@ class SiteError:
     ) -> "SiteError":
         """The smaller of a box and a ball."""
         box_BD = np.maximum(np.abs(lower_BD), np.abs(upper_BD))
-        norm_B = np.minimum(norm_B, np.linalg.norm(box_BD, axis=1))
+        norm_B = np.minimum(norm_B, row_norms(box_BD))
         norm_B1 = norm_B[:, np.newaxis]
         return cls(
             np.clip(lower_BD, -norm_B1, norm_B1),
             np.clip(upper_BD, -norm_B1, norm_B1),
             norm_B,
         )
+
+    @classmethod
+    def ball(cls, norm_B: FloatArray, width: int) -> "SiteError":
+        """All errors of a norm."""
+        norm_BD = np.repeat(norm_B[:, np.newaxis], width, axis=1)
+        return cls(-norm_BD, norm_BD, norm_B)
 
 
 class ResidualBlock:
@@ -45,24 +53,21 @@ class ResidualBlock:
         samples: ExplainedSamples,
         mlp: ExplainedMLP,
         output_site: int,
-        premises: Premises,
+        bound: str,
+        rounding: Rounding,
     ) -> None:
         self.mlp = mlp
         self.transition = Transition(samples, mlp, output_site, residual=True)
         self.lipschitz = 1.0 + mlp.weights.lipschitz * (
-            _spectral_norm(mlp.W_in_DN) * _spectral_norm(mlp.W_out_NO)
+            spectral_norm(mlp.W_in_DN) * spectral_norm(mlp.W_out_NO)
         )
-        self._input_norm_N = np.linalg.norm(mlp.W_in_DN, axis=0)
-        self._premises = premises
+        self._input_norm_N = row_norms(mlp.W_in_DN.T)
+        self._bound = bound
+        self._rounding = rounding
 
     def run(self, x_BD: FloatArray) -> FloatArray:
         """Run the block itself."""
-        mlp = self.mlp
-        hidden_BN = nonlinearity_value(
-            mlp.weights.activation, x_BD @ mlp.W_in_DN + mlp.b_in_N
-        )
-        written_BD: FloatArray = hidden_BN @ mlp.W_out_NO
-        return x_BD + (written_BD + mlp.b_out_O)
+        return x_BD + (self.mlp.output(self.mlp.input(x_BD)) + self.mlp.b_out_O)
 
     def next_error(self, error: SiteError, ranges: NeuronRanges) -> SiteError:
         """Range of the error after the block."""
@@ -70,18 +75,17 @@ class ResidualBlock:
         kept_BN, interaction_BN = ranges.kept_lower_GN, ranges.interaction_GN
         largest_BD = np.maximum(np.abs(error.lower_BD), np.abs(error.upper_BD))
         sent_BN = error.norm_B[:, np.newaxis] * self._input_norm_N
-        if self._premises.bound == "interval":
+        if self._bound == "interval":
             sent_ends = times_weights(error.lower_BD, error.upper_BD, mlp.W_in_DN)
             sent_BN = np.minimum(sent_BN, np.abs(sent_ends).max(axis=0))
         radius_BN = interaction_BN + sent_BN
-        rounding_BD = self._rounding(ranges, largest_BD, radius_BN)
-        moved_BD = self.transition.values(ranges)
+        rounding_BD = self._rounding_of_output(ranges, largest_BD, radius_BN)
+        moved_BD = self.transition.values(kept_BN, ranges.code_lower_GM)
         norm_B = self.lipschitz * error.norm_B
         norm_B += mlp.weights.lipschitz * (interaction_BN @ mlp.output_norm_N)
-        norm_B += np.linalg.norm(moved_BD, axis=1) + np.linalg.norm(rounding_BD, axis=1)
-        if self._premises.bound == "lipschitz":
-            norm_B1 = np.repeat(norm_B[:, np.newaxis], moved_BD.shape[1], axis=1)
-            return SiteError(-norm_B1, norm_B1, norm_B)
+        norm_B += row_norms(moved_BD) + row_norms(rounding_BD)
+        if self._bound == "lipschitz":
+            return SiteError.ball(norm_B, moved_BD.shape[1])
         deviation = deviation_range(mlp, kept_BN, kept_BN, radius_BN)
         lowest_BD, highest_BD = times_weights(*deviation, mlp.W_out_NO)
         return SiteError.within(
@@ -90,54 +94,37 @@ class ResidualBlock:
             norm_B,
         )
 
-    def _rounding(
+    def _rounding_of_output(
         self, ranges: NeuronRanges, largest_BD: FloatArray, radius_BN: FloatArray
     ) -> FloatArray:
         """Bound on the rounding of block and bound at each coordinate, (B, D)."""
-        mlp, slack = self.mlp, self._premises.slack
+        mlp, rounding = self.mlp, self._rounding
         # The activations are the reconstruction and the error.
-        recon_BD = ranges.code_upper_GM @ np.abs(mlp.W_dec_MD) + np.abs(mlp.b_dec_D)
-        size_BD = 2 * recon_BD + largest_BD
-        neuron_BN = mlp.rounding(size_BD, slack)
-        reach_BN = np.abs(ranges.kept_lower_GN) + radius_BN + neuron_BN
+        size_BD = 2 * mlp.reconstruction_size(ranges.code_upper_GM) + largest_BD
+        received_BN = mlp.rounding_of_received(size_BD, rounding)
+        reach_BN = np.abs(ranges.kept_lower_GN) + radius_BN + received_BN
         hidden_BN = 1.0 + mlp.weights.lipschitz * reach_BN
+        moved_BN = rounding.of_hidden(mlp.weights, received_BN, reach_BN, -reach_BN)
         rounding_BD = self.transition.rounding(
-            replace(ranges, rounding_GN=neuron_BN), hidden_BN, hidden_BN
+            ranges.code_upper_GM, hidden_BN, moved_BN, rounding
         )
-        evaluation_BN = np.maximum(
-            evaluation_rounding(mlp.weights.activation, reach_BN),
-            evaluation_rounding(mlp.weights.activation, -reach_BN),
-        )
-        rounding_BD += 4 * evaluation_BN @ np.abs(mlp.W_out_NO)
-        n_terms = sum(mlp.W_out_NO.shape) + 16
-        rounding_BD += 8 * gamma(n_terms) * size_BD
-        return slack * rounding_BD
+        return rounding_BD + rounding.of_sums(size_BD, sum(mlp.W_out_NO.shape))
 
 
 def first_error(
     samples: ExplainedSamples,
-    codes_BM: FloatArray,
-    x_BF: FloatArray,
+    batch: SampleBatch,
     columns: slice,
-    premises: Premises,
+    bound: str,
+    rounding: Rounding,
 ) -> SiteError:
     """The known error at the first site, up to rounding."""
     W_dec_MD, b_dec_D = samples.components[:, columns], samples.intercept[columns]
-    error_BD = x_BF[:, columns] - (codes_BM @ W_dec_MD + b_dec_D)
-    size_BD = np.abs(x_BF[:, columns]) + codes_BM @ np.abs(W_dec_MD) + np.abs(b_dec_D)
-    relative = 8 * gamma(sum(W_dec_MD.shape) + 16)
-    rounding_BD = premises.slack * (relative * size_BD + TINY)
-    norm_B = np.linalg.norm(error_BD, axis=1) + np.linalg.norm(rounding_BD, axis=1)
-    if premises.bound == "lipschitz":
-        norm_B1 = np.repeat(norm_B[:, np.newaxis], error_BD.shape[1], axis=1)
-        return SiteError(-norm_B1, norm_B1, norm_B)
+    codes_BM, x_BD = batch.codes_BM, batch.x_BF[:, columns]
+    error_BD = x_BD - (codes_BM @ W_dec_MD + b_dec_D)
+    size_BD = np.abs(x_BD) + codes_BM @ np.abs(W_dec_MD) + np.abs(b_dec_D)
+    rounding_BD = rounding.of_sums(size_BD, sum(W_dec_MD.shape))
+    norm_B = row_norms(error_BD) + row_norms(rounding_BD)
+    if bound == "lipschitz":
+        return SiteError.ball(norm_B, error_BD.shape[1])
     return SiteError.within(error_BD - rounding_BD, error_BD + rounding_BD, norm_B)
-
-
-def _spectral_norm(W: FloatArray) -> float:
-    """The largest singular value, rounded up.
-
-    The computed one is off by a modest multiple of the unit roundoff [Higham, section
-    3.5, and the LAPACK users' guide, section 4.9].
-    """
-    return float(np.linalg.norm(W, 2)) * (1 + gamma(100 * sum(W.shape))) + TINY

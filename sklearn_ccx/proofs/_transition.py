@@ -8,11 +8,13 @@ x_{l'}` for a residual block. It depends on the code alone.
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
+from ._explained_mlp import ExplainedMLP, NeuronRanges
 from ._explained_samples import ExplainedSamples
-from ._intervals import TINY, gamma, nonlinearity_range, nonlinearity_value
-from ._neuron_ranges import ExplainedMLP, NeuronRanges
-from ._output_bounds import times_weights
+from ._intervals import nonlinearity_range, times_weights
+from ._norms import row_norms
+from ._rounding import Rounding
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -52,21 +54,13 @@ class Transition:
             self._size_MD = self._size_MD + np.abs(mlp.W_dec_MD)
             self._size_D = self._size_D + np.abs(mlp.b_dec_D)
 
-    def values(self, ranges: NeuronRanges) -> FloatArray:
+    def values(self, kept_BN: FloatArray, codes_BM: sparse.csr_array) -> FloatArray:
         """The transition of samples, (B, D)."""
-        hidden_BN = nonlinearity_value(
-            self._mlp.weights.activation, ranges.kept_lower_GN
-        )
-        written_BD = ranges.code_lower_GM @ self._difference_MD
-        value_BD: FloatArray = hidden_BN @ self._mlp.W_out_NO + written_BD
+        written_BD = codes_BM @ self._difference_MD
+        value_BD: FloatArray = self._mlp.output(kept_BN) + written_BD
         return value_BD + self._constant_D
 
-    def errors(self, ranges: NeuronRanges) -> FloatArray:
-        """Norm of the transition of samples, (B,)."""
-        norm_B: FloatArray = np.linalg.norm(self.values(ranges), axis=1)
-        return norm_B
-
-    def bounds(self, ranges: NeuronRanges, slack: float) -> FloatArray:
+    def bounds(self, ranges: NeuronRanges, rounding: Rounding) -> FloatArray:
         """Largest norm of the transition of samples or boxes, (G,)."""
         mlp = self._mlp
         lowest_GN, highest_GN = nonlinearity_range(
@@ -79,26 +73,35 @@ class Transition:
         lower_GD = lower_GD + code_lower_GD + self._constant_D
         upper_GD = upper_GD + code_upper_GD + self._constant_D
         largest_GD = np.maximum(np.abs(lower_GD), np.abs(upper_GD))
-        rounding_GD = self.rounding(ranges, lowest_GN, highest_GN)
-        norm_G: FloatArray = np.linalg.norm(largest_GD + slack * rounding_GD, axis=1)
-        return norm_G
+        hidden_GN = np.maximum(np.abs(lowest_GN), np.abs(highest_GN))
+        moved_GN = rounding.of_hidden(
+            mlp.weights, ranges.rounding_GN, ranges.kept_lower_GN, ranges.kept_upper_GN
+        )
+        largest_GD += self.rounding(ranges.code_upper_GM, hidden_GN, moved_GN, rounding)
+        return row_norms(largest_GD)
 
     def rounding(
-        self, ranges: NeuronRanges, lowest_GN: FloatArray, highest_GN: FloatArray
+        self,
+        codes_GM: sparse.csr_array,
+        hidden_GN: FloatArray,
+        moved_GN: FloatArray,
+        rounding: Rounding,
     ) -> FloatArray:
         """Bound on the rounding of each coordinate, (G, D).
 
         Parameters
         ----------
-        ranges : NeuronRanges
-            What the neurons receive.
-        lowest_GN, highest_GN : ndarray of shape (G, N)
-            Range of the hidden activations.
+        codes_GM : csr_array of shape (G, M)
+            Largest codes.
+        hidden_GN : ndarray of shape (G, N)
+            Largest magnitudes of the hidden activations.
+        moved_GN : ndarray of shape (G, N)
+            Rounding of the hidden activations.
+        rounding : Rounding
+            By how much the bounds are widened.
         """
-        mlp = self._mlp
-        hidden_GN = np.maximum(np.abs(lowest_GN), np.abs(highest_GN))
-        moved_GN = 2 * mlp.weights.lipschitz * ranges.rounding_GN
-        n_terms = sum(mlp.W_out_NO.shape) + len(self._difference_MD) + 16
-        size_GD = hidden_GN @ np.abs(mlp.W_out_NO) + self._size_D
-        size_GD += ranges.code_upper_GM @ self._size_MD
-        return moved_GN @ np.abs(mlp.W_out_NO) + 8 * gamma(n_terms) * size_GD + TINY
+        W_size_NO = np.abs(self._mlp.W_out_NO)
+        size_GD = hidden_GN @ W_size_NO + self._size_D + codes_GM @ self._size_MD
+        n_terms = sum(W_size_NO.shape) + len(self._difference_MD)
+        rounding_GD: FloatArray = moved_GN @ W_size_NO
+        return rounding_GD + rounding.of_sums(size_GD, n_terms)

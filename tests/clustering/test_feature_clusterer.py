@@ -7,6 +7,7 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
@@ -32,6 +33,7 @@ from sklearn_ccx import (
     InteractionSAE,
     interaction_matrix,
 )
+from sklearn_ccx._engine.neurons._nonlinearity import NONLINEARITIES
 from sklearn_ccx.clustering._feature_graph import nearest_neighbors
 from sklearn_ccx.datasets import make_interacting_features
 
@@ -187,7 +189,9 @@ def test_weights_affinity_at_the_sites_that_mlps_read(acts, mlps, n_neighbors):
     ).fit(acts)
     components = clusterer.estimator_.components_.reshape(12, 3, 6)
     writes = [
-        np.abs(components[:, mlp.site] @ mlp.W_in) * np.linalg.norm(mlp.W_out, axis=1)
+        NONLINEARITIES[mlp.activation].lipschitz
+        * np.abs(components[:, mlp.site] @ mlp.W_in)
+        * np.linalg.norm(mlp.W_out, axis=1)
         for mlp in mlps
     ]
     expected = cosine_similarity(np.hstack(writes))
@@ -441,7 +445,7 @@ def test_stability_needs_samples(data):
     with pytest.raises(ValueError, match="at least 4"):
         clusterer.stability(data.codes[:3])
     assert np.isnan(clusterer.stability(np.zeros_like(data.codes)))
-    with pytest.raises(ValueError, match="n_splits == 0"):
+    with pytest.raises(ValueError, match=r"n_splits must be in 1\.\.10000; got 0"):
         clusterer.stability(data.codes, n_splits=0)
     precomputed = FeatureClusterer(affinity="precomputed").fit(two_blocks())
     with pytest.raises(ValueError, match="splits samples"):
@@ -716,3 +720,67 @@ def test_not_fitted(data):
     for call in (clusterer.transform, clusterer.score, clusterer.stability):
         with pytest.raises(NotFittedError):
             call(data.codes)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.ma.masked_array(np.ones((5, 3)), np.eye(5, 3)), "X has masked entries"),
+        (np.ones((5, 3)) * 1j, "Complex data not supported: X"),
+        (sparse.csr_array(np.ones((5, 3)) * 1j), "Complex data not supported"),
+        (torch.ones(5, 3, device="meta"), "X is a tensor on the meta device"),
+        ([[1, 2], [3]], "X cannot be made an array"),
+    ],
+)
+def test_hostile_codes(X, message):
+    with pytest.raises(ValueError, match=message):
+        FeatureClusterer().fit(X)
+    clusterer = FeatureClusterer().fit(np.ones((5, 3)))
+    for call in (
+        clusterer.transform,
+        clusterer.score,
+        clusterer.stability,
+        clusterer.inverse_transform,
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(X)
+
+
+def test_tensors_are_taken(data, frozen):
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        X = torch.from_numpy(data.activations).to(dtype).requires_grad_()
+        codes = torch.from_numpy(data.codes).to(dtype)
+        clusterer = FeatureClusterer(frozen, random_state=0).fit(X)
+        pooled = clusterer.transform(X)
+        recon = clusterer.inverse_transform(torch.from_numpy(pooled))
+        assert recon.shape == data.activations.shape
+        of_codes = FeatureClusterer(random_state=0).fit(codes)
+        assert of_codes.transform(codes).shape == (len(codes), of_codes.n_clusters_)
+    assert_array_equal(
+        clusterer.labels_, clone(clusterer).fit(data.activations).labels_
+    )
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"n_splits": True}, "n_splits must be an integer"),
+        ({"n_splits": 10**18}, "n_splits must be in 1"),
+        ({"random_state": -1}, "random_state must be an int from 0"),
+        ({"random_state": "a"}, "random_state must be an int"),
+        ({"X": 3}, "X"),
+    ],
+)
+def test_hostile_arguments_of_stability(data, frozen, kwargs, message):
+    clusterer = FeatureClusterer(frozen, random_state=0).fit(data.activations)
+    with pytest.raises((TypeError, ValueError), match=message):
+        clusterer.stability(**{"X": data.activations} | kwargs)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [3, "sae", InteractionSAE, make_pipeline(StandardScaler(), PCA()), [small_sae()]],
+)
+def test_hostile_estimators(data, estimator):
+    with pytest.raises((TypeError, ValueError), match="estimator"):
+        FeatureClusterer(estimator).fit(data.activations)

@@ -9,7 +9,6 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from tests.conftest import make_mlp
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
@@ -20,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE, dominant_share
 from sklearn_ccx._engine._trainer import Trainer
+from tests.conftest import make_mlp
 
 ACTIVATIONS = ["batchtopk", "topk", "relu", "jumprelu"]
 
@@ -158,7 +158,9 @@ def test_data_frames_in_and_out(acts, library):
 def test_sparse_output_has_the_same_codes(acts, monkeypatch):
     ccx = crosscoder(max_iter=20).fit(acts)
     dense = ccx.transform(acts)
-    monkeypatch.setattr("sklearn_ccx.coders._base._INFERENCE_BYTES", 8 * 42 * 7)  # 7 rows
+    monkeypatch.setattr(
+        "sklearn_ccx.coders._rows._INFERENCE_BYTES", 8 * 42 * 7
+    )  # 7 rows
     codes = ccx.set_params(sparse_output=True).transform(acts)
     assert isinstance(codes, sparse.csr_array)
     assert_allclose(codes.toarray(), dense, atol=1e-12)

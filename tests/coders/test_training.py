@@ -5,16 +5,19 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from tests.conftest import make_mlp
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE
 from sklearn_ccx._engine import _model
-from sklearn_ccx._engine.activations._code_activation import BatchTopK, JumpReLU, TopK
-from sklearn_ccx._engine._model import CrosscoderModel, LossStrengths
-from sklearn_ccx._engine._trainer import Schedule, Trainer
+from sklearn_ccx._engine._model import CrosscoderModel
+from sklearn_ccx._engine._schedule import Schedule
+from sklearn_ccx._engine._settings import FitSettings, LossStrengths
+from sklearn_ccx._engine._trainer import Trainer
+from sklearn_ccx._engine.activations import BatchTopK, JumpReLU, TopK
+from sklearn_ccx._engine.losses import Objective
+from tests.conftest import make_mlp
 
 ACTIVATIONS = ["batchtopk", "topk", "relu", "jumprelu"]
 
@@ -195,16 +198,25 @@ def test_learning_rate_is_set_before_the_step():
         torch.randn(4, 3, generator=generator).double()
     )
     model = CrosscoderModel(
-        rows.clone(),
-        torch.zeros(4).double(),
-        rows.clone(),
-        BatchTopK(2),
-        torch.ones(1).double(),
-        [],
+        rows.clone(), torch.zeros(4).double(), rows.clone(), BatchTopK(2)
     )
-    strengths = LossStrengths(0.0, 0.0, 1, 0)
-    no_rate = Schedule(learning_rate=0.0, n_passes=1)
-    trainer = Trainer(model, strengths, no_rate, 8, generator, mixed_precision=False)
+    settings = FitSettings(
+        n_components=4,
+        k=2,
+        activation="batchtopk",
+        l1_coefficient=0.0,
+        strengths=LossStrengths(0.0, 0.0, 1, 0),
+        learning_rate=0.0,
+        batch_size=8,
+        n_passes=1,
+        tol=0.0,
+        n_iter_no_change=1,
+        dtype=torch.float64,
+        device=torch.device("cpu"),
+        mixed_precision=False,
+    )
+    objective = Objective(settings.strengths, torch.ones(1).double(), [])
+    trainer = Trainer(model, objective, settings, generator)
     X = torch.randn(16, 3, generator=generator, dtype=torch.float64)
     trainer.run_pass(lambda i: X[torch.from_numpy(i)], np.arange(16))
     torch.testing.assert_close(model.W_dec_MF.detach(), rows)
@@ -233,14 +245,14 @@ def test_decoder_rows_keep_unit_norm_in_training_units(acts):
 
 def test_jumprelu_gradients_are_the_straight_through_estimates():
     pre = torch.tensor([[0.45, 0.95, 2.0]], dtype=torch.float64, requires_grad=True)
-    log_threshold = torch.tensor([0.5, 1.0, 1.0]).double().log().requires_grad_()
-    codes, _ = JumpReLU(1, log_threshold).train_codes(pre)
+    activation = JumpReLU(1, torch.tensor([0.5, 1.0, 1.0]).double().log())
+    codes, _ = activation.train_codes(pre)
     codes.backward(torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64))
     assert codes.tolist() == [[0, 0, 2]]
     assert pre.grad.tolist() == [[0, 0, 3]]
     # -theta K((pre - theta) / eps) / eps, times d theta / d log theta = theta.
     expected = torch.tensor([-0.5 * 0.5 * 5, -2.0 * 5, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(log_threshold.grad, expected)
+    torch.testing.assert_close(activation.log_threshold_M.grad, expected)
 
 
 @pytest.mark.parametrize("activation", [BatchTopK(2, 0.5), BatchTopK(2), TopK(2)])

@@ -151,3 +151,27 @@ def test_bad_parameters(parameter):
     (name,) = parameter
     with pytest.raises(ValueError, match=f"'{name}' parameter of make_backdoored_mlp"):
         make_backdoored_mlp(**parameter)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["n_prompts", "n_positions", "n_topics", "n_blocks", "width", "n_neurons"],
+)
+def test_sizes_beyond_the_machine_are_named_at_once(name):
+    with pytest.raises(ValueError, match=f"The '{name}' parameter"):
+        make_backdoored_mlp(**{name: 10**18})
+    with pytest.raises(ValueError, match=rf"{name}={2**31 - 1}.* would need .* GiB"):
+        make_backdoored_mlp(**{name: 2**31 - 1})
+
+
+def test_state_of_torch_does_not_matter():
+    params = {"n_prompts": 5, "n_blocks": 1, "max_iter": 3, "random_state": 0}
+    expected = make_backdoored_mlp(**params)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            data = make_backdoored_mlp(**params)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert data.activations.dtype == np.float32
+    np.testing.assert_array_equal(data.activations, expected.activations)

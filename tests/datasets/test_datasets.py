@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
 
 from sklearn_ccx import MLPWeights, interaction_scores
@@ -146,3 +147,44 @@ def test_smallest_sizes():
 def test_invalid_parameters_are_named(name, value):
     with pytest.raises(ValueError, match=f"The '{name}' parameter"):
         make_interacting_features(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "name", ["n_samples", "n_features", "n_neurons", "n_groups", "n_topics", "n_active"]
+)
+def test_sizes_beyond_any_machine_are_named_at_once(name):
+    for size in (10**18, 10**30):
+        with pytest.raises(ValueError, match=f"The '{name}' parameter"):
+            make_interacting_features(**{name: size})
+
+
+@pytest.mark.parametrize("name", ["n_samples", "n_features", "n_neurons"])
+def test_what_does_not_fit_into_memory_is_not_tried(name):
+    with pytest.raises(ValueError, match=rf"{name}={2**31 - 1}.* would need .* GiB"):
+        make_interacting_features(**{name: 2**31 - 1})
+
+
+def test_more_groups_than_features():
+    data = make_interacting_features(
+        20, 8, n_neurons=6, n_groups=2**31 - 1, n_topics=2**31 - 1, random_state=0
+    )
+    assert sorted(data.neuron_groups) == list(range(8))
+    assert data.codes.any(axis=1).all()
+
+
+@pytest.mark.parametrize(
+    "params", [{"frequency_skew": 1e4}, {"boost": 1e300}, {"boost": 10**30}]
+)
+def test_steep_laws_stay_finite(params):
+    data = make_interacting_features(200, 16, n_active=3, random_state=0, **params)
+    assert np.isfinite(data.activations).all()
+    assert ((data.codes > 0).sum(axis=1) == 3).all()
+
+
+def test_the_autoencoder_has_what_a_fit_leaves():
+    data = make_interacting_features(50, 16, random_state=0)
+    fitted = clone(data.sae).set_params(max_iter=1).fit(data.activations)
+    assert data.sae.activation_ == fitted.activation_
+    assert data.sae.mlp_ == fitted.mlp_
+    assert data.sae.n_dominant_ == fitted.n_dominant_
+    assert data.sae.k_ == fitted.k_

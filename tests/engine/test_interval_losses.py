@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.proofs.cases import NONLINEARITIES
-from tests.conftest import make_mlp
 from scipy.special import logsumexp
 from sklearn.datasets import make_blobs
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -16,11 +14,16 @@ from sklearn_ccx import (
     certify,
     certify_classifier,
 )
-from sklearn_ccx._engine.losses._intervals import interval_loss, margin_loss
 from sklearn_ccx._engine._sparse_codes import SparseCodes
-from sklearn_ccx.networks._site_mlps import freeze_mlps
+from sklearn_ccx._engine.neurons import DataScale
+from sklearn_ccx.networks import freeze_mlps
+from tests.conftest import make_mlp
+from tests.engine.penalties import losses_of
+from tests.proofs.cases import NONLINEARITIES
 
 N_SAMPLES, N_FEATURES, WIDTH = 12, 8, 4
+
+STRENGTHS = ["lam_margin", "lam_interval"]
 
 
 class Problem:
@@ -43,11 +46,13 @@ class Problem:
             dtype=torch.float64,
             device=torch.device("cpu"),
         )
-        self.mlp = mlp.in_training_units(2.0).with_data_scale(1.0, 3.0)
+        self.mlp = mlp.in_training_units(2.0).with_data_scale(DataScale(1.0, 0.75, 2.0))
 
-    def loss(self, function, codes, W_dec, n_dominant):
+    def loss(self, strength, codes, W_dec, n_dominant):
         sparse = SparseCodes.from_dense(codes)
-        return function(sparse, W_dec, self.x, [self.mlp], n_dominant)
+        return losses_of(
+            sparse, W_dec, self.x, [self.mlp], n_dominant=n_dominant, **{strength: 1.0}
+        ).weighted
 
     def naive(self, n_dominant):
         """Both losses, one sample and neuron after another."""
@@ -95,22 +100,22 @@ class Problem:
 def test_against_loops(kernels, activation, n_dominant, d_out):
     problem = Problem(activation, d_out)
     values = [
-        problem.loss(function, problem.codes, problem.W_dec, n_dominant).item()
-        for function in (margin_loss, interval_loss)
+        problem.loss(strength, problem.codes, problem.W_dec, n_dominant).item()
+        for strength in STRENGTHS
     ]
     np.testing.assert_allclose(values, problem.naive(n_dominant), rtol=1e-5)
 
 
-@pytest.mark.parametrize("function", [margin_loss, interval_loss])
+@pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("activation", sorted(NONLINEARITIES))
 @pytest.mark.parametrize("n_dominant", [1, 2])
-def test_gradients(kernels, function, activation, n_dominant):
+def test_gradients(kernels, strength, activation, n_dominant):
     problem = Problem(activation, 3)
     active = problem.codes > 0
 
     def loss(values, W_dec):
         codes = torch.zeros_like(problem.codes).masked_scatter(active, values)
-        return problem.loss(function, codes, W_dec, n_dominant)
+        return problem.loss(strength, codes, W_dec, n_dominant)
 
     values = problem.codes[active].requires_grad_()
     W_dec = problem.W_dec.clone().requires_grad_()
@@ -123,8 +128,8 @@ def test_gradients(kernels, function, activation, n_dominant):
 def test_codes_without_entries(kernels):
     problem = Problem("relu", 3)
     codes = torch.zeros_like(problem.codes)
-    for function in (margin_loss, interval_loss):
-        assert problem.loss(function, codes, problem.W_dec, 1).isfinite()
+    for strength in STRENGTHS:
+        assert problem.loss(strength, codes, problem.W_dec, 1).isfinite()
 
 
 def test_margin_loss_is_a_proof():
@@ -139,7 +144,7 @@ def test_margin_loss_is_a_proof():
             problem_b = Problem("relu", 3, seed)
             problem_b.x = problem.x[b : b + 1]
             codes = problem.codes[b : b + 1]
-            value = problem_b.loss(margin_loss, codes, problem.W_dec, 1).item()
+            value = problem_b.loss("lam_margin", codes, problem.W_dec, 1).item()
             if value < np.log(2):
                 M = problem.W_dec.numpy() @ problem.weights.W_in / 2
                 p = codes.numpy()[0][:, None] * M

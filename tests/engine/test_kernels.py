@@ -11,27 +11,34 @@ import pytest
 import torch
 
 from sklearn_ccx import InteractionSAE
-from sklearn_ccx._engine.kernels import _torch as _dominance
-from sklearn_ccx._engine.kernels import kernels_for
 from sklearn_ccx._engine._sparse_codes import SparseCodes
+from sklearn_ccx._engine.kernels import _choice, kernels_for
+from sklearn_ccx._engine.kernels import _torch as torch_kernels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def nothing_chosen_yet():
+    _choice._kernels.cache_clear()
+    yield
+    _choice._kernels.cache_clear()
 
 
 def test_numba_is_used_where_it_is_installed(monkeypatch):
     pytest.importorskip("numba")
     monkeypatch.delenv("SKLEARN_CCX_KERNELS", raising=False)
-    assert kernels_for(CPU).__name__.endswith("_dominance_numba")
+    assert kernels_for(CPU).__name__.endswith("kernels._numba")
     monkeypatch.setenv("SKLEARN_CCX_KERNELS", "torch")
-    assert kernels_for(CPU) is _dominance
+    assert kernels_for(CPU) is torch_kernels
 
 
 def test_torch_is_used_where_nothing_else_is_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.delenv("SKLEARN_CCX_KERNELS", raising=False)
-    assert kernels_for(CPU) is _dominance
-    assert kernels_for(CUDA) is _dominance
+    assert kernels_for(CPU) is torch_kernels
+    assert kernels_for(CUDA) is torch_kernels
     monkeypatch.setenv("SKLEARN_CCX_KERNELS", "numba")
     with pytest.raises(ImportError, match=r"sklearn-ccx\[fast\]"):
         kernels_for(CPU)
@@ -57,7 +64,7 @@ def test_triton_is_used_on_cuda(triton_kernels, monkeypatch):
     monkeypatch.delenv("SKLEARN_CCX_KERNELS", raising=False)
     assert kernels_for(CUDA) is triton_kernels
     monkeypatch.setenv("SKLEARN_CCX_KERNELS", "torch")
-    assert kernels_for(CUDA) is _dominance
+    assert kernels_for(CUDA) is torch_kernels
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
@@ -95,25 +102,26 @@ def assert_agrees_with_torch(kernels, dtype, device, n_neurons):
     M[1::2, ::5] = M[::2, ::5]  # contributions of equal codes tie
     codes.values_A[::3] = 1.0
     for n_dominant in (1, 3):
-        entries = _dominance.dominant_entries(codes, M, n_dominant)
+        entries = torch_kernels.dominant_entries(codes, M, n_dominant)
         assert torch.equal(kernels.dominant_entries(codes, M, n_dominant), entries)
-        contributions = _dominance.dominant_contributions(codes, M, entries)
+        contributions = torch_kernels.dominant_contributions(codes, M, entries)
         assert torch.equal(
             kernels.dominant_contributions(codes, M, entries), contributions
         )
         grad = normal(n_dominant, 13, n_neurons)
         results = []
-        for implementation in (_dominance, kernels):
+        for implementation in (torch_kernels, kernels):
             grads = torch.zeros_like(codes.values_A), torch.zeros_like(M)
             implementation.add_dominant_gradients(codes, M, entries, grad, *grads)
             results.append(grads)
         torch.testing.assert_close(*results, **tolerance)
     left = dense.sum(dim=0)
-    outer = _dominance.sign_times_outer(M, left, norm)
+    outer = torch_kernels.sign_times_outer(M, left, norm)
     assert torch.equal(kernels.sign_times_outer(M, left, norm), outer)
+    pairs = codes.dominant_pairs(entries[0])
     sums = [
-        implementation.pair_sums(codes, M, norm, entries[0])
-        for implementation in (_dominance, kernels)
+        implementation.pair_sums(codes, M, norm, entries[0], pairs)
+        for implementation in (torch_kernels, kernels)
     ]
     if tolerance:
         tolerance = {"rtol": 1e-5, "atol": 1e-5}

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from tests.conftest import make_mlp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sklearn_ccx import InteractionCrosscoder
 from sklearn_ccx._engine import _model
-from sklearn_ccx._engine.activations._code_activation import BatchTopK, TopK
-from sklearn_ccx._engine._sparse_codes import encode_active
+from sklearn_ccx._engine._model import encode_active
+from sklearn_ccx._engine.activations import BatchTopK, TopK
+from tests.conftest import make_mlp
 
 
 @given(

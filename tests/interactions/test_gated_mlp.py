@@ -25,11 +25,14 @@ from sklearn_ccx import (
     interaction_matrix,
     interaction_scores,
 )
-from sklearn_ccx._engine.neurons._frozen_mlp import measure_data_scale
-from sklearn_ccx._engine.losses._interaction import interaction_losses
-from sklearn_ccx._engine.neurons._nonlinearity import NONLINEARITIES
 from sklearn_ccx._engine._sparse_codes import SparseCodes
-from sklearn_ccx.networks._site_mlps import freeze_mlps
+from sklearn_ccx._engine.neurons import (
+    NONLINEARITIES,
+    DataScale,
+    measure_data_scale,
+)
+from sklearn_ccx.networks import freeze_mlps
+from tests.engine.penalties import losses_of
 
 ACTIVATIONS = ["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -275,7 +278,7 @@ def test_gradients(kernels, activation, lam, lam_fidelity, n_dominant):
     (frozen,) = freeze_mlps(
         [mlp], rng.normal(size=6), 1, dtype=torch.float64, device=torch.device("cpu")
     )
-    frozen = frozen.in_training_units(1.7).with_data_scale(2.5, 3.5)
+    frozen = frozen.in_training_units(1.7).with_data_scale(DataScale(2.5, 3.5, 2.0))
     W_dec, x = (torch.from_numpy(rng.normal(size=(n, 6))) for n in (8, 6))
     sparse = SparseCodes.from_dense(torch.from_numpy(codes))
 
@@ -287,7 +290,7 @@ def test_gradients(kernels, activation, lam, lam_fidelity, n_dominant):
             sparse.first_entry_B,
             sparse.n_components,
         )
-        return interaction_losses(
+        return losses_of(
             moved,
             W_dec_MF,
             x,
@@ -315,11 +318,11 @@ def test_loss_value(acts):
         [mlp], ccx.intercept_, 3, dtype=torch.float64, device=torch.device("cpu")
     )
     codes = torch.from_numpy(ccx.transform(acts))
-    losses = interaction_losses(
+    losses = losses_of(
         SparseCodes.from_dense(codes),
         torch.from_numpy(ccx.components_),
         torch.from_numpy(centred),
-        [frozen.with_data_scale(mass, 1.0)],
+        [frozen.with_data_scale(DataScale(mass, 1.0, 1.0))],
         lam=1.0,
         lam_fidelity=0.0,
         n_dominant=1,
@@ -327,8 +330,8 @@ def test_loss_value(acts):
     expected = interaction_scores(ccx, acts).mean() / mass
     assert_allclose(float(losses.interaction), expected, rtol=1e-10)
     batches, mean = [torch.from_numpy(centred)], torch.zeros(18).double()
-    measured, _ = measure_data_scale(frozen, batches, mean)
-    assert_allclose(measured, mass, rtol=1e-6)
+    measured = measure_data_scale(frozen, batches, mean)
+    assert_allclose(measured.mass, mass, rtol=1e-6)
 
 
 def test_samples_without_active_features(acts):
@@ -462,7 +465,7 @@ def test_nothing_of_size_samples_times_neurons_times_features(kernels):
     W_dec, x = (torch.from_numpy(rng.normal(size=(n, 6))) for n in (96, n_samples))
     W_dec.requires_grad_()
     with LargestTensor() as largest:
-        interaction_losses(
+        losses_of(
             sparse, W_dec, x, [frozen], lam=1.0, lam_fidelity=1.0, n_dominant=1
         ).weighted.backward()
     assert W_dec.grad is not None

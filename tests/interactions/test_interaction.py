@@ -2,10 +2,8 @@
 
 import math
 
-from tests import naive
 import numpy as np
 import pytest
-from tests.conftest import make_mlp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -20,7 +18,9 @@ from sklearn_ccx import (
     interaction_matrix,
     interaction_scores,
 )
-from sklearn_ccx._engine import _pair_accumulator
+from sklearn_ccx._engine.neurons import _pair_accumulator
+from tests import naive
+from tests.conftest import make_mlp
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -31,11 +31,12 @@ def fitted(acts, mlps):
 
 
 def at_neurons(estimator, acts, mlp):
-    """Codes, M and output norms of one MLP."""
+    """Codes, M and Lip times output norms of one MLP."""
     width = acts.shape[2]
     columns = slice(mlp.site * width, (mlp.site + 1) * width)
     M = estimator.components_[:, columns] @ mlp.W_in
-    return estimator.transform(acts), M, np.linalg.norm(mlp.W_out, axis=1)
+    output_norm = mlp.lipschitz * np.linalg.norm(mlp.W_out, axis=1)
+    return estimator.transform(acts), M, output_norm
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, None])
@@ -46,7 +47,7 @@ def test_scores_equal_the_loop(fitted, acts, mlps, batch_size, n_dominant):
     )
     for index, mlp in enumerate(mlps):
         expected, _, _ = naive.interaction(*at_neurons(fitted, acts, mlp), n_dominant)
-        assert_allclose(scores[:, index], mlp.lipschitz * expected, atol=1e-9)
+        assert_allclose(scores[:, index], expected, atol=1e-9)
     total = interaction_scores(fitted, acts, n_dominant=n_dominant)
     assert_allclose(total, scores.sum(axis=1), atol=1e-9)
 
@@ -107,8 +108,8 @@ def test_matrix_sums_to_the_mean_score(
     ).fit(X)
     A = interaction_matrix(sae, X)
     mean = interaction_scores(sae, X).mean()
-    assert_allclose(A.sum() * mlp.lipschitz, mean, rtol=1e-9, atol=1e-12)
-    output_norm = np.linalg.norm(mlp.W_out, axis=1)
+    assert_allclose(A.sum(), mean, rtol=1e-9, atol=1e-12)
+    output_norm = mlp.lipschitz * np.linalg.norm(mlp.W_out, axis=1)
     expected = naive.interaction_matrix(
         sae.transform(X), sae.components_ @ mlp.W_in, output_norm
     )
@@ -177,18 +178,18 @@ def test_features_that_never_fire_give_empty_results(fitted, acts):
 def test_bad_input_raises(fitted, acts, function):
     with pytest.raises(NotFittedError):
         function(InteractionSAE(), acts[:, 0])
-    with pytest.raises(TypeError, match="estimator must be a fitted Interaction"):
+    with pytest.raises(TypeError, match="estimator must be an InteractionCrosscoder"):
         function(PCA(2).fit(acts[:, 0]), acts[:, 0])
     with pytest.raises(ValueError, match="fitted with 3 site"):
         function(fitted, acts.transpose(0, 2, 1))
-    with pytest.raises(ValueError, match="batch_size == 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         function(fitted, acts, batch_size=0)
     with pytest.raises(ValueError, match=r"mlp\[0\] reads site=3"):
         function(fitted, acts, mlp=make_mlp(6, 5, site=3))
 
 
 def test_unknown_normalization_raises(fitted, acts):
-    with pytest.raises(ValueError, match='normalize must be None or "coactivation"'):
+    with pytest.raises(ValueError, match="normalize must be one of"):
         interaction_matrix(fitted, acts, normalize="cosine")
-    with pytest.raises(ValueError, match="n_dominant == 0"):
+    with pytest.raises(ValueError, match="n_dominant must be at least 1; got 0"):
         interaction_scores(fitted, acts, n_dominant=0)

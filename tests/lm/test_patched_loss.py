@@ -151,7 +151,7 @@ def _fail_in_head(model, loss):
 
 def test_bad_input():
     model = make_model("gpt2")
-    with pytest.raises(ValueError, match=r"blocks must be among 0\.\.1"):
+    with pytest.raises(ValueError, match=r"block must be among 0\.\.1"):
         patched_loss(model, [[7, 8]], 2)
     loss = patched_loss(model, [[7, 8]], 1)
     with pytest.raises(ValueError, match=r"patches 1 MLP\(s\).*mlp_index=1"):

@@ -16,12 +16,10 @@ from sklearn.base import clone
 from sklearn_ccx import (
     InteractionCrosscoder,
     InteractionSAE,
-    _base,
     ablation_fidelity,
     dominant_share,
     interaction_scores,
 )
-from sklearn_ccx._engine import _site_scaling
 from sklearn_ccx.lm import ShardedActivations, harvest, load_harvest, mlp_weights
 from sklearn_ccx.lm import _harvest as harvest_module
 
@@ -224,6 +222,7 @@ def test_changed_shard_is_named(model, ids, written, tmp_path):
         ("max_tokens", 50),
         ("max_length", 8),
         ("drop_special", False),
+        ("drop_positions", 1),
     ],
 )
 def test_directory_of_other_settings_is_refused(
@@ -331,8 +330,9 @@ def few_rows_at_once(monkeypatch):
 
     monkeypatch.setattr(ShardedActivations, "__getitem__", read_few)
     monkeypatch.setattr(ShardedActivations, "__array__", refuse)
-    monkeypatch.setattr(_site_scaling, "_CHUNK_BYTES", 2**14)
-    monkeypatch.setattr(_base, "_INFERENCE_BYTES", 2**15)
+    monkeypatch.setattr("sklearn_ccx._engine._measure_sites._CHUNK_BYTES", 2**14)
+    monkeypatch.setattr("sklearn_ccx._engine._measure_sites._MAX_TYPICAL_ROWS", 50)
+    monkeypatch.setattr("sklearn_ccx.coders._rows._INFERENCE_BYTES", 2**15)
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])

@@ -5,7 +5,6 @@ import sys
 import networkx as nx
 import numpy as np
 import pytest
-from tests.conftest import make_mlp
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.exceptions import NotFittedError
@@ -28,6 +27,7 @@ from sklearn_ccx import (
     interaction_scores,
 )
 from sklearn_ccx.model_selection import SCORERS, StrongestPenalty
+from tests.conftest import make_mlp
 
 mpl = pytest.importorskip("matplotlib")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -247,7 +247,7 @@ def test_path_labels_do_not_overlap():
         ([], [], "param_range must be a list"),
         ([0, -1], [0, 0], "not negative"),
         ([0, np.nan], [0, 0], "finite"),
-        ([0, 1], [0], "dominant share must have shape"),
+        ([0, 1], [0], "dominant_share must have shape"),
     ],
 )
 def test_path_rejects(values, share, message):
@@ -316,7 +316,7 @@ def test_ablation_colors_differ(n_columns):
         ({}, None, "fidelity is empty"),
         ({"none": [1], "keep_largest": [1, 2]}, None, "same number of values"),
         ({"none": []}, None, "same number of values"),
-        ({"none": [1, 2]}, ["a"], "labels must name the 2"),
+        ({"none": [1, 2]}, ["a"], "labels must have 2 entries"),
     ],
 )
 def test_ablation_rejects(fidelity, labels, message):
@@ -640,8 +640,8 @@ def test_graph_of_single_nodes():
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        ([0, 0], None, "labels must have one entry for each of the 3"),
-        ([0, 0, 0], ["a"], "feature_names must have one entry"),
+        ([0, 0], None, r"labels must have shape \(3,\), one entry for each"),
+        ([0, 0, 0], ["a"], "feature_names must have 3 entries, one for each node"),
         ([-1, -1, -1], None, "no node is in a cluster"),
     ],
 )
@@ -761,3 +761,193 @@ def test_trace_rejects(arguments, message):
 def test_trace_rejects_kind():
     with pytest.raises(ValueError, match="kind must be"):
         InteractionTraceDisplay([1.0], ["a"]).plot(kind="bars")
+
+
+# Hostile values
+
+
+def hostile(make, valid, arguments):
+    return [
+        pytest.param(make, valid | {name: value}, name, id=f"{name}={value!r}"[:40])
+        for name, values in arguments.items()
+        for value in values
+    ]
+
+
+def plotted(display, options):
+    """Make a display of some of the arguments, and plot it with the others."""
+
+    def plot(**arguments):
+        given = {name: arguments.pop(name) for name in options if name in arguments}
+        return display(**arguments).plot(**given)
+
+    return plot
+
+
+NO_NAMES = [5, None, "ab", ["a"] * 9]
+NO_COUNTS = [True, 0, -1, 1.5, "a", None, [], 10**18 + 0.5]
+NO_NUMBERS = ["a", {}, [{}], [["x"]], np.ones(2) * 1j, [[1], [1, 2]]]
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "name"),
+    [
+        *hostile(
+            plotted(AblationDisplay, ["ax"]),
+            {"fidelity": {"none": [1, 2]}},
+            {
+                "fidelity": [3, None, [1], {"none": "a"}, {"none": [{}]}],
+                "labels": [5, "ab", ["a"], [1, 2, 3]],
+                "quantity": [None, 3, "\ud800"],
+                "ax": [3, "ax", plt],
+            },
+        ),
+        *hostile(
+            plotted(InteractionMatrixDisplay, ["ax", "max_size", "cmap", "colorbar"]),
+            {"matrix": np.ones((2, 2)), "labels": [0, 1]},
+            {
+                "matrix": [*NO_NUMBERS, 3, None, [], np.ones((2, 2, 2))],
+                "labels": [5, "ab", ["a", "b"], [0.5, 1], [np.nan, 0], [[0, 1]]],
+                "max_size": NO_COUNTS,
+                "cmap": [3, "no such map", [], None],
+                "colorbar": ["yes", None, 2],
+                "quantity": [3, None],
+                "ax": [3],
+            },
+        ),
+        *hostile(
+            plotted(
+                ClusterGraphDisplay,
+                ["ax", "max_nodes", "max_edges", "n_top_labels", "random_state"],
+            ),
+            {"graph": nx.path_graph(3), "labels": [0, 0, 1]},
+            {
+                "graph": [3, None, np.ones((3, 3))],
+                "labels": [5, None, "abc", ["a", "b", "c"], [0.5, 1, 1], [0, 1]],
+                "feature_names": [5, "abc", ["a"]],
+                "max_nodes": NO_COUNTS,
+                "max_edges": [True, -1, 1.5, "a", None],
+                "n_top_labels": [True, -1, 1.5, "a", None],
+                "random_state": [-1, 2**32, 1.5, "a", []],
+                "ax": [3],
+            },
+        ),
+        *hostile(
+            plotted(InteractionTraceDisplay, ["ax", "kind"]),
+            {"scores": [1.0, 2.0], "tokens": ["a", "b"]},
+            {
+                "scores": [*NO_NUMBERS, 3, None, [], np.ones((2, 2, 2))],
+                "tokens": NO_NAMES,
+                "flagged": ["ab", [0, 1], [[True, False]], [True] * 3, 5],
+                "mlp_names": [5, "a", ["a", "b"]],
+                "threshold": ["a", np.nan, [], True],
+                "quantity": [3, None, []],
+                "kind": [None, 3, [], "bars"],
+                "ax": [3],
+            },
+        ),
+        *hostile(
+            plotted(PenaltyPathDisplay, ["ax"]),
+            {"param_range": [0, 1], "dominant_share": [0, 1], "fvu": [0, 1]},
+            {
+                "param_range": [*NO_NUMBERS, 3, None, [], [0, np.inf]],
+                "dominant_share": [*NO_NUMBERS, 3, None, []],
+                "fvu": [*NO_NUMBERS, 3, []],
+                "one_feature_fidelity": [*NO_NUMBERS, 3, []],
+                "param_name": [3, None, [], "\ud800"],
+                "chosen": ["a", np.nan, [], True],
+                "ax": [3],
+            },
+        ),
+    ],
+)
+def test_hostile_arguments_are_named(make, arguments, name):
+    with pytest.raises((TypeError, ValueError), match=name):
+        make(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"normalize": []}, "normalize"),
+        ({"normalize": "code_product"}, "normalize"),
+        ({"max_size": True}, "max_size"),
+        ({"labels": "a"}, "labels"),
+        ({"estimator": 3}, "estimator"),
+        ({"estimator": InteractionSAE}, "estimator"),
+    ],
+)
+def test_hostile_arguments_of_the_matrix_of_an_estimator(fitted, acts, arguments, name):
+    arguments = {"estimator": fitted, "X": acts} | arguments
+    with pytest.raises((TypeError, ValueError), match=name):
+        InteractionMatrixDisplay.from_estimator(**arguments)
+
+
+@pytest.mark.parametrize("estimator", [3, None, InteractionSAE, InteractionSAE()])
+def test_graph_of_what_has_none(estimator):
+    with pytest.raises((TypeError, ValueError), match=r"estimator|InteractionSAE"):
+        ClusterGraphDisplay.from_estimator(estimator)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"param_range": "a"}, "param_range"),
+        ({"param_range": []}, "param_range"),
+        ({"param_range": [-1]}, "param_range"),
+        ({"param_name": "lambda"}, "param_name"),
+        ({"param_name": 3}, "param_name"),
+        ({"groups": [1, 2]}, "groups"),
+        ({"y": [1, 2]}, "y must"),
+        ({"X": 3}, "X must"),
+        ({"cv": b"x"}, "cv must"),
+        ({"cv": "a"}, "cv must"),
+        ({"cv": [[]]}, "cv cannot"),
+        ({"cv": 10**18}, "cv cannot"),
+        ({"cv": 1}, "cv cannot"),
+        ({"n_jobs": 10**18}, "n_jobs"),
+        ({"n_jobs": True}, "n_jobs"),
+        ({"estimator": 3}, "estimator"),
+        ({"estimator": FunctionTransformer()}, "estimator"),
+    ],
+)
+def test_hostile_arguments_of_the_path_of_an_estimator(acts, arguments, name):
+    sae = InteractionSAE(4, k=2, max_iter=1)
+    valid = {"estimator": sae, "X": acts[:, 0], "param_range": [0.1], "cv": 2}
+    with pytest.raises((TypeError, ValueError), match=name):
+        PenaltyPathDisplay.from_estimator(**valid | arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"search": 3}, "search must"),
+        ({"search": FunctionTransformer().fit([[1]])}, "search must"),
+        ({"fixed_params": 3}, "fixed_params"),
+        ({"param_name": []}, "param_name"),
+    ],
+)
+def test_hostile_arguments_of_the_path_of_a_search(acts, mlps, arguments, name):
+    search = searched(acts, mlps, {"lam": [0]}, refit=False)
+    with pytest.raises(TypeError, match=name):
+        PenaltyPathDisplay.from_search(**{"search": search} | arguments)
+
+
+def test_range_of_whole_numbers_stays_one(acts):
+    display = PenaltyPathDisplay.from_estimator(
+        InteractionSAE(4, max_iter=1), acts[:, 0], param_name="k", param_range=(2, 1)
+    )
+    assert_array_equal(display.param_range, [2, 1])
+
+
+def test_halves_of_characters_are_drawn():
+    display = InteractionTraceDisplay([1.0, 2.0], ["\ud83d", "b"]).plot()
+    assert tick_texts(display.ax_.xaxis) == ["\\ud83d", "b"]
+
+
+def test_errors_name_the_reference(fitted, acts):
+    for bad in (acts[:, :2], np.full_like(acts, np.nan), acts * 1j):
+        with pytest.raises(ValueError, match="reference"):
+            InteractionTraceDisplay.from_estimator(
+                fitted, acts[:2], ["a", "b"], reference=bad
+            )

@@ -73,15 +73,17 @@ class Case:
         return h
 
 
-def fitted(components, intercept, encoder, encoder_intercept, n_sites=1):
+def fitted(components, intercept, encoder, encoder_intercept, n_sites=1, k=None):
     """An estimator with the given weights, as ``fit`` would leave it."""
-    estimator = InteractionCrosscoder(activation="relu")
+    activation = "relu" if k is None else "topk"
+    estimator = InteractionCrosscoder(activation=activation)
+    estimator.activation_, estimator.mlp_, estimator.n_dominant_ = activation, None, 1
     estimator.components_ = components
     estimator.intercept_ = intercept
     estimator.encoder_components_ = encoder
     estimator.encoder_intercept_ = encoder_intercept
     estimator.threshold_ = 0.0
-    estimator.k_ = len(components)
+    estimator.k_ = k or len(components)
     estimator.n_sites_ = n_sites
     estimator.n_features_in_ = components.shape[1]
     estimator._is_three_d = n_sites > 1

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from tests.proofs.cases import Case, cases
-from tests.conftest import make_mlp
 from hypothesis import HealthCheck, given, settings
 from sklearn.exceptions import NotFittedError
 
@@ -13,6 +11,8 @@ from sklearn_ccx import (
     certify,
     interaction_scores,
 )
+from tests.conftest import make_mlp
+from tests.proofs.cases import Case, cases
 
 LEVELS = ("sample", "group", "domain")
 

@@ -4,14 +4,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sklearn_ccx.proofs._intervals import (
+from sklearn_ccx._engine.neurons._nonlinearity import NONLINEARITIES
+from sklearn_ccx.proofs._intervals import nonlinearity_range
+from sklearn_ccx.proofs._nonlinearity import nonlinearity_value
+from sklearn_ccx.proofs._rounding import (
     UNIT_ROUNDOFF,
+    Rounding,
     evaluation_rounding,
     gamma,
-    nonlinearity_range,
-    nonlinearity_value,
 )
-from sklearn_ccx._engine.neurons._nonlinearity import NONLINEARITIES
 
 NAMES = sorted(NONLINEARITIES)
 ENDS = st.floats(-40, 40) | st.sampled_from(
@@ -86,3 +87,28 @@ def test_gamma():
 def test_gamma_of_too_many_terms():
     with pytest.raises(ValueError, match="use weights in float64"):
         gamma(200, 2.0**-8)
+
+
+def test_what_is_looser_is_widened_more_often():
+    """By one step for the level and one for the bound."""
+    size = np.ones(1)
+    widths = [
+        [
+            Rounding.of_proof(level, bound).of_sums(size, 10)[0]
+            for bound in ("interval", "lipschitz")
+        ]
+        for level in ("sample", "group", "domain")
+    ]
+    np.testing.assert_allclose(widths / widths[0][0], [[1, 3], [3, 5], [5, 7]])
+    assert widths[0][0] > 8 * gamma(10)
+
+
+def test_the_networks_precision_enters():
+    single = float(np.finfo(np.float32).eps) / 2
+    mass = np.ones((1, 1))
+    double, coarse = (
+        Rounding(1.0, unit).of_received(mass, 20, 10)[0, 0]
+        for unit in (UNIT_ROUNDOFF, single)
+    )
+    assert gamma(10, single) < coarse < 3 * gamma(10, single)
+    assert double < 1e-6 * coarse

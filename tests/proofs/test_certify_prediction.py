@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from tests.proofs.cases import Case, cases
 from hypothesis import HealthCheck, given, settings
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -20,6 +19,7 @@ from sklearn_ccx import (
     certify_classifier,
     certify_regressor,
 )
+from tests.proofs.cases import Case, cases
 
 LEVELS = ("sample", "group", "domain")
 MODULES = {
@@ -318,7 +318,7 @@ def test_unsuitable_torch_networks(sae, explained, modules, message):
     ("modules", "message"),
     [
         ([nn.LayerNorm(6), nn.Linear(6, 8)], "LayerNorm where"),
-        ([nn.Linear(6, 8), nn.Softmax(), nn.Linear(8, 2)], "Softmax is not known"),
+        ([nn.Linear(6, 8), nn.Softmax(dim=-1), nn.Linear(8, 2)], "Softmax"),
     ],
 )
 def test_unknown_torch_modules(sae, explained, modules, message):

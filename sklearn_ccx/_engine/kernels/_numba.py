@@ -15,14 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .._sparse_codes import SparseCodes
+from .._sparse_codes import DominantPairs, SparseCodes
 
 # Neurons whose running maxima fit the first-level cache.
 _TILE = 768
 
 
 def dominant_entries(codes: SparseCodes, M_MN: Tensor, n_dominant: int) -> Tensor:
-    """Find dominant entries as in :func:`._dominance.dominant_entries`."""
+    """Find dominant entries as in :func:`._torch.dominant_entries`."""
     n_samples, n_neurons = len(codes), M_MN.shape[1]
     entry_RBN = np.empty((n_dominant, n_samples, n_neurons), dtype=np.int64)
     values, features, bounds = _entries(codes)
@@ -38,7 +38,7 @@ def dominant_entries(codes: SparseCodes, M_MN: Tensor, n_dominant: int) -> Tenso
 def dominant_contributions(
     codes: SparseCodes, M_MN: Tensor, entry_RBN: Tensor
 ) -> Tensor:
-    """Contributions as in :func:`._dominance.dominant_contributions`."""
+    """Contributions as in :func:`._torch.dominant_contributions`."""
     values, features, _ = _entries(codes)
     M, entry = _array(M_MN), _array(entry_RBN)
     out = np.empty(entry.shape, dtype=M.dtype)
@@ -69,7 +69,7 @@ def add_dominant_gradients(
     grad_values_A: Tensor,
     grad_M_MN: Tensor,
 ) -> None:
-    """Add gradients as in :func:`._dominance.add_dominant_gradients`."""
+    """Add gradients as in :func:`._torch.add_dominant_gradients`."""
     values, features, _ = _entries(codes)
     M, entry, grad = map(_array, (M_MN, entry_RBN, grad_RBN))
     grad_values, grad_M = grad_values_A.numpy(), grad_M_MN.numpy()
@@ -86,17 +86,30 @@ def add_dominant_gradients(
 
 
 def pair_sums(
-    codes: SparseCodes, M_MN: Tensor, output_norm_N: Tensor, entry_BN: Tensor
+    codes: SparseCodes,
+    M_MN: Tensor,
+    sensitivity_N: Tensor,
+    entry_BN: Tensor,
+    pairs: DominantPairs,
 ) -> Tensor:
-    """Sum over neurons as in :func:`._dominance.pair_sums`."""
+    """Sum over neurons as in :func:`._torch.pair_sums`."""
     values, features, bounds = _entries(codes)
-    M, output_norm, entry = map(_array, (M_MN, output_norm_N, entry_BN))
-    n_slots = int(np.diff(bounds).max())
-    sums = np.zeros((len(codes), n_slots, n_slots), dtype=M.dtype)
+    M, sensitivity, entry = map(_array, (M_MN, sensitivity_N, entry_BN))
+    first_pair = _array(pairs.first_pair_A)
+    sums = np.zeros(len(pairs.dominant_P), dtype=M.dtype)
     _over_slices(
         len(codes),
         lambda start, stop: _pair_sums(
-            values, features, bounds, M, output_norm, entry, sums, start, stop
+            values,
+            features,
+            bounds,
+            M,
+            sensitivity,
+            entry,
+            first_pair,
+            sums,
+            start,
+            stop,
         ),
     )
     return torch.from_numpy(sums)
@@ -218,18 +231,21 @@ def _to_M(  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _pair_sums(  # type: ignore[no-untyped-def]
-    values, features, bounds, M, output_norm, entry, sums, start, stop
+    values, features, bounds, M, sensitivity, entry, first_pair, sums, start, stop
 ):
     n_neurons = M.shape[1]
-    dominant = np.empty(n_neurons, dtype=np.int32)
+    pair = np.empty(n_neurons, dtype=np.int64)
     for b in range(start, stop):
-        first_entry, n_slots = bounds[b], bounds[b + 1] - bounds[b]
+        first_entry, last_entry = bounds[b], bounds[b + 1]
         for n in range(n_neurons):
-            dominant[n] = max(entry[b, n] - first_entry, 0)
-        for slot in range(n_slots):
-            code = values[first_entry + slot]
-            h = features[first_entry + slot]
+            pair[n] = first_pair[entry[b, n]] if entry[b, n] >= 0 else -1
+        for a in range(first_entry, last_entry):
+            h, slot = features[a], a - first_entry
             for n in range(n_neurons):
-                sums[b, dominant[n], slot] += output_norm[n] * abs(M[h, n])
-            for other in range(n_slots):
-                sums[b, other, slot] *= code
+                if pair[n] >= 0:
+                    sums[pair[n] + slot] += sensitivity[n] * abs(M[h, n])
+        for dominant in range(first_entry, last_entry):
+            first = first_pair[dominant]
+            if first >= 0:
+                for a in range(first_entry, last_entry):
+                    sums[first + a - first_entry] *= values[a]

@@ -9,28 +9,27 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .._sparse_codes import SparseCodes
+from .._sparse_codes import DominantPairs, SparseCodes
 
 
 class Kernels(Protocol):
     """A module with these functions."""
 
-    @staticmethod
-    def dominant_entries(codes: SparseCodes, M_MN: Tensor, n_dominant: int) -> Tensor:
+    def dominant_entries(
+        self, codes: SparseCodes, M_MN: Tensor, n_dominant: int
+    ) -> Tensor:
         """Find the entries that contribute most to each neuron, (R, B, N)."""
 
-    @staticmethod
     def dominant_contributions(
-        codes: SparseCodes, M_MN: Tensor, entry_RBN: Tensor
+        self, codes: SparseCodes, M_MN: Tensor, entry_RBN: Tensor
     ) -> Tensor:
         """Signed contributions of entries, (R, B, N)."""
 
-    @staticmethod
-    def sign_times_outer(M_MN: Tensor, left_M: Tensor, right_N: Tensor) -> Tensor:
+    def sign_times_outer(self, M_MN: Tensor, left_M: Tensor, right_N: Tensor) -> Tensor:
         """``sign(M) * outer(left, right)``, (M, N)."""
 
-    @staticmethod
     def add_dominant_gradients(
+        self,
         codes: SparseCodes,
         M_MN: Tensor,
         entry_RBN: Tensor,
@@ -40,8 +39,12 @@ class Kernels(Protocol):
     ) -> None:
         """Add the gradients of ``dominant_contributions`` in place."""
 
-    @staticmethod
     def pair_sums(
-        codes: SparseCodes, M_MN: Tensor, output_norm_N: Tensor, entry_BN: Tensor
+        self,
+        codes: SparseCodes,
+        M_MN: Tensor,
+        sensitivity_N: Tensor,
+        entry_BN: Tensor,
+        pairs: DominantPairs,
     ) -> Tensor:
-        """Sum what each entry sends to the neurons that each dominates, (P,)."""
+        """Sum what entries send to the neurons that another one dominates, (P,)."""

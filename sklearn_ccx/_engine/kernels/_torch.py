@@ -1,8 +1,7 @@
-"""Which features dominate which neurons, and the gradients of that, with torch alone.
+"""The kernels with torch alone: which features dominate, and the gradients of that.
 
-Dominant features are named by their entry among the active entries of the codes, so
-that feature, code and gradient of each are one lookup away. :mod:`._dominance_numba`
-has the same functions for the CPU, compiled, and :mod:`._dominance_triton` for CUDA.
+:mod:`._numba` has the same functions for the CPU, compiled, and :mod:`._triton` for
+CUDA.
 """
 
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._sparse_codes import SparseCodes
+from .._sparse_codes import DominantPairs, SparseCodes
 
 
 def dominant_entries(codes: SparseCodes, M_MN: Tensor, n_dominant: int) -> Tensor:
@@ -156,9 +155,13 @@ def add_dominant_gradients(
 
 
 def pair_sums(
-    codes: SparseCodes, M_MN: Tensor, output_norm_N: Tensor, entry_BN: Tensor
+    codes: SparseCodes,
+    M_MN: Tensor,
+    sensitivity_N: Tensor,
+    entry_BN: Tensor,
+    pairs: DominantPairs,
 ) -> Tensor:
-    """Sum what each entry sends to the neurons that each entry of its row dominates.
+    """Sum what entries send to the neurons that an entry of the same row dominates.
 
     Parameters
     ----------
@@ -166,38 +169,45 @@ def pair_sums(
         Non-negative codes of B samples.
     M_MN : Tensor of shape (M, N)
         What one unit of each feature writes to each neuron.
-    output_norm_N : Tensor of shape (N,)
+    sensitivity_N : Tensor of shape (N,)
         Weights of the neurons.
     entry_BN : Tensor of shape (B, N)
         Dominant entries, -1 for none.
+    pairs : DominantPairs
+        The pairs to sum over.
 
     Returns
     -------
-    Tensor of shape (B, S, S)
-        First the slot of the dominant entry in its row, then that of the other; S is
-        the largest number of entries of a row.
+    Tensor of shape (P,)
+        The sum of each pair.
     """
-    weighted_MN, values_A1 = M_MN.abs() * output_norm_N, codes.values_A.unsqueeze(1)
+    weighted_MN, values_A1 = M_MN.abs() * sensitivity_N, codes.values_A.unsqueeze(1)
 
     def sent(entry_S: Tensor) -> Tensor:
         return weighted_MN[codes.features_A[entry_S]].mul_(values_A1[entry_S])
 
-    return pair_sums_of(codes, entry_BN, sent)
+    return pair_sums_of(codes, entry_BN, pairs, sent)
 
 
 def pair_sums_of(
-    codes: SparseCodes, entry_BN: Tensor, sent: Callable[[Tensor], Tensor]
+    codes: SparseCodes,
+    entry_BN: Tensor,
+    pairs: DominantPairs,
+    sent: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Sum as in :func:`pair_sums` what ``sent`` says of some entries, (S, N)."""
+    sums_P = codes.values_A.new_zeros(len(pairs.dominant_P))
+    if not len(sums_P):
+        return sums_P
+    # Where no entry is dominant nothing is sent, so that any pair will do.
+    first_pair_BN = pairs.first_pair_A[entry_BN.clamp(min=0)]
+    first_pair_BN.masked_fill_(entry_BN < 0, 0)
     n_entries_B = codes.n_entries()
-    n_slots = int(n_entries_B.max())
-    # Where no entry is dominant nothing is sent, so that any slot will do.
-    slot_BN = (entry_BN - codes.first_entry_B.unsqueeze(1)).clamp(min=0)
-    sums_BSS = codes.values_A.new_zeros((len(codes), n_slots, n_slots))
-    for slot in range(n_slots):
-        exists_B = n_entries_B > slot
-        entry_B = codes.first_entry_B[exists_B] + slot
-        sums_BS = sums_BSS.new_zeros((len(entry_B), n_slots))
-        sums_BS.scatter_add_(1, slot_BN[exists_B], sent(entry_B))
-        sums_BSS[exists_B, :, slot] = sums_BS
-    return sums_BSS
+    has_any_B = (entry_BN >= 0).any(dim=1)
+    for slot in range(int(n_entries_B.max())):
+        exists_B = has_any_B & (n_entries_B > slot)
+        sent_BN = sent(codes.first_entry_B[exists_B] + slot)
+        pair_BN = first_pair_BN[exists_B] + slot
+        sent_BN.masked_fill_(entry_BN[exists_B] < 0, 0.0)
+        sums_P.index_add_(0, pair_BN.flatten(), sent_BN.flatten())
+    return sums_P

@@ -1,6 +1,6 @@
 """Kernels of the interaction loss for CUDA, compiled by Triton.
 
-They hold one value for each sample and neuron, as those of :mod:`._dominance` do, but
+They hold one value for each sample and neuron, as those of :mod:`._torch` do, but
 read the entries of a row where they lie, so that the CPU need not know how many there
 are. Additions to one number happen in an order that is fixed within a program; with
 ``torch.use_deterministic_algorithms(True)`` one program makes all of them.
@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._torch import dominant_contributions, pair_sums, sign_times_outer
 from .._sparse_codes import SparseCodes
+from ._torch import dominant_contributions, pair_sums, sign_times_outer
 
 __all__ = [
     "add_dominant_gradients",
@@ -30,7 +30,7 @@ _CHUNK = 32
 
 
 def dominant_entries(codes: SparseCodes, M_MN: Tensor, n_dominant: int) -> Tensor:
-    """Find dominant entries as in :func:`._dominance.dominant_entries`."""
+    """Find dominant entries as in :func:`._torch.dominant_entries`."""
     n_samples, n_neurons = len(codes), M_MN.shape[1]
     shape_RBN = (n_dominant, n_samples, n_neurons)
     entry_RBN = torch.empty(shape_RBN, dtype=torch.int64, device=M_MN.device)
@@ -56,7 +56,7 @@ def add_dominant_gradients(
     grad_values_A: Tensor,
     grad_M_MN: Tensor,
 ) -> None:
-    """Add gradients as in :func:`._dominance.add_dominant_gradients`."""
+    """Add gradients as in :func:`._torch.add_dominant_gradients`."""
     n_dominant, n_samples, n_neurons = entry_RBN.shape
     grad_RBN = grad_RBN.contiguous()
     _to_values[(n_samples,)](

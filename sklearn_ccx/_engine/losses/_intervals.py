@@ -13,113 +13,40 @@ that it allows is trained on as in interval bound propagation (Gowal et al.,
 arXiv:1810.12715); for other outputs, the largest error.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..neurons._frozen_mlp import FrozenMLP
-from .._sparse_codes import SparseCodes
+from ..neurons import Contributions, FrozenMLP, written
 
 
-def margin_loss(
-    codes: SparseCodes,
-    W_dec_MF: Tensor,
-    x_BF: Tensor,
-    mlps: Sequence[FrozenMLP],
-    n_dominant: int,
-) -> Tensor:
-    """Cross-entropy of the worst logits the intervals allow, summed over MLPs.
+@dataclass(frozen=True)
+class HiddenRanges:
+    """Hidden activations of the explanation, and the range of the true ones, (B, N)."""
 
-    The class is the one that the MLP itself predicts. Where it is proved, the loss of
-    the sample is less than log 2.
+    kept_BN: Tensor
+    lowest_BN: Tensor
+    highest_BN: Tensor
 
-    Parameters
-    ----------
-    codes : SparseCodes
-        Non-negative codes of B samples, differentiable.
-    W_dec_MF : Tensor of shape (M, F)
-        Decoder in training units.
-    x_BF : Tensor of shape (B, F)
-        The batch in training units.
-    mlps : sequence of FrozenMLP
-        MLPs of which the output is logits; a single logit stands for two classes.
-    n_dominant : int
-        How many features a neuron keeps.
-    """
-    total = x_BF.new_zeros(())
-    with torch.autocast(x_BF.device.type, enabled=False):
-        for mlp in mlps:
-            _, lowest_BN, highest_BN = _hidden_ranges(
-                codes, W_dec_MF, x_BF, mlp, n_dominant
-            )
-            W_NO, b_O = _with_one_column_per_class(mlp)
-            with torch.no_grad():
-                hidden_BN = mlp.hidden(mlp.neuron_inputs(x_BF))
-                class_B = (hidden_BN @ W_NO + b_O).argmax(dim=1)
-            radius_BN = (highest_BN - lowest_BN) / 2
-            centre_BO = (highest_BN + lowest_BN) / 2 @ W_NO + b_O
-            # Class by class, so that nothing of size (B, N, O) is held.
-            order_B = class_B.argsort(stable=True)
-            worst = []
-            n_by_class = torch.bincount(class_B, minlength=W_NO.shape[1]).tolist()
-            for radius_SN, index in zip(
-                radius_BN[order_B].split(n_by_class), range(len(b_O)), strict=True
-            ):
-                difference_NO = (W_NO[:, [index]] - W_NO).abs()
-                worst.append(radius_SN @ difference_NO)
-            logits_BO = centre_BO[order_B] + torch.cat(worst)
-            total = total + functional.cross_entropy(logits_BO, class_B[order_B])
-    return total
+    @property
+    def radius_BN(self) -> Tensor:
+        """Half the width of the ranges."""
+        return (self.highest_BN - self.lowest_BN) / 2
+
+    @property
+    def centre_BN(self) -> Tensor:
+        """The middle of the ranges."""
+        return (self.highest_BN + self.lowest_BN) / 2
 
 
-def interval_loss(
-    codes: SparseCodes,
-    W_dec_MF: Tensor,
-    x_BF: Tensor,
-    mlps: Sequence[FrozenMLP],
-    n_dominant: int,
-) -> Tensor:
-    """Largest infidelity the intervals allow, summed over MLPs.
-
-    The mean squared bound on the output's error over the output's variance: no less
-    than the one-feature infidelity. Parameters are those of :func:`margin_loss`.
-    """
-    total = x_BF.new_zeros(())
-    with torch.autocast(x_BF.device.type, enabled=False):
-        for mlp in mlps:
-            kept_BN, lowest_BN, highest_BN = _hidden_ranges(
-                codes, W_dec_MF, x_BF, mlp, n_dominant
-            )
-            radius_BO = (highest_BN - lowest_BN) / 2
-            centre_BO = (highest_BN + lowest_BN) / 2 - kept_BN
-            if mlp.W_out_NO is not None:
-                centre_BO = centre_BO @ mlp.W_out_NO
-                radius_BO = radius_BO @ mlp.W_out_NO.abs()
-            bound_BO = centre_BO.abs() + radius_BO
-            total = total + bound_BO.square().sum(dim=1).mean() / mlp.output_variance
-    return total
-
-
-def _hidden_ranges(
-    codes: SparseCodes,
-    W_dec_MF: Tensor,
-    x_BF: Tensor,
-    mlp: FrozenMLP,
-    n_dominant: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The explanation's hidden activations, and the range of the true ones, (B, N)."""
-    M_MN = mlp.neuron_inputs(W_dec_MF)
-    contributions = mlp.contributions(codes.detach(), M_MN.detach(), n_dominant)
-    entry_RBN = contributions.entry_RBN
-    kept_RBN = x_BF.new_zeros(entry_RBN.shape)
-    if len(codes.values_A):
-        held_RBN = entry_RBN.clamp(min=0)
-        written_RBN = torch.stack(
-            [M_MN.gather(0, codes.features_A[held_BN]) for held_BN in held_RBN]
-        )
-        kept_RBN = written_RBN * codes.values_A[held_RBN] * (entry_RBN >= 0)
+def hidden_ranges(
+    contributions: Contributions, x_BF: Tensor, mlp: FrozenMLP
+) -> HiddenRanges:
+    """Ranges of a batch, differentiable in the codes and in ``M``."""
+    codes, M_MN = contributions.codes, contributions.M_MN
+    kept_RBN = written(codes, M_MN, contributions.entry_RBN)
     all_BN = codes.decode(M_MN.abs())
     # What cancels leaves rounding, of either sign.
     interaction_BN = (all_BN - kept_RBN.abs().sum(dim=0)).clamp(min=0.0)
@@ -135,7 +62,54 @@ def _hidden_ranges(
             location <= upper_BN + mlp.bias_N
         )
         lowest_BN = lowest_BN.masked_fill(has_minimum_BN, value)
-    return mlp.hidden(kept_BN), lowest_BN, highest_BN
+    return HiddenRanges(mlp.hidden(kept_BN), lowest_BN, highest_BN)
+
+
+def margin_loss(ranges: HiddenRanges, x_BF: Tensor, mlp: FrozenMLP) -> Tensor:
+    """Cross-entropy of the worst logits that the ranges allow.
+
+    The class is the one that the MLP itself predicts. Where it is proved, the loss of
+    the sample is less than log 2.
+
+    Parameters
+    ----------
+    ranges : HiddenRanges
+        Ranges of B samples.
+    x_BF : Tensor of shape (B, F)
+        The batch in training units.
+    mlp : FrozenMLP
+        An MLP of which the output is logits; a single logit stands for two classes.
+    """
+    W_NO, b_O = _with_one_column_per_class(mlp)
+    with torch.no_grad():
+        hidden_BN = mlp.hidden(mlp.neuron_inputs(x_BF))
+        class_B = (hidden_BN @ W_NO + b_O).argmax(dim=1)
+    centre_BO = ranges.centre_BN @ W_NO + b_O
+    # Class by class, so that nothing of size (B, N, O) is held.
+    order_B = class_B.argsort(stable=True)
+    n_by_class = torch.bincount(class_B, minlength=W_NO.shape[1]).tolist()
+    worst = []
+    for radius_SN, index in zip(
+        ranges.radius_BN[order_B].split(n_by_class), range(len(b_O)), strict=True
+    ):
+        difference_NO = (W_NO[:, [index]] - W_NO).abs()
+        worst.append(radius_SN @ difference_NO)
+    logits_BO = centre_BO[order_B] + torch.cat(worst)
+    return functional.cross_entropy(logits_BO, class_B[order_B])
+
+
+def interval_loss(ranges: HiddenRanges, mlp: FrozenMLP) -> Tensor:
+    """Largest infidelity that the ranges allow.
+
+    The mean squared bound on the output's error over the output's variance: no less
+    than the one-feature infidelity. Parameters are those of :func:`margin_loss`.
+    """
+    radius_BO, centre_BO = ranges.radius_BN, ranges.centre_BN - ranges.kept_BN
+    if mlp.W_out_NO is not None:
+        centre_BO = centre_BO @ mlp.W_out_NO
+        radius_BO = radius_BO @ mlp.W_out_NO.abs()
+    bound_BO = (centre_BO.abs() + radius_BO) / mlp.output_unit
+    return bound_BO.square().sum(dim=1).mean() / mlp.output_variance
 
 
 def _with_one_column_per_class(mlp: FrozenMLP) -> tuple[Tensor, Tensor]:

@@ -1,1 +1,23 @@
 """MLPs as frozen tensors, and what the features write to their neurons."""
+
+from ._contributions import Contributions, find_contributions, written
+from ._frozen_gated_mlp import FrozenGatedMLP
+from ._frozen_mlp import FrozenMLP
+from ._gated_contributions import GatedContributions
+from ._measure import DataScale, measure_data_scale
+from ._nonlinearity import NONLINEARITIES, Nonlinearity
+from ._pair_accumulator import PairAccumulator
+
+__all__ = [
+    "NONLINEARITIES",
+    "Contributions",
+    "DataScale",
+    "FrozenGatedMLP",
+    "FrozenMLP",
+    "GatedContributions",
+    "Nonlinearity",
+    "PairAccumulator",
+    "find_contributions",
+    "measure_data_scale",
+    "written",
+]

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .._sparse_codes import SparseCodes
 from ._frozen_mlp import FrozenMLP
 from ._gated_contributions import GatedContributions, find_gated_contributions
-from .._sparse_codes import SparseCodes
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class FrozenGatedMLP(FrozenMLP):
     mass : float
         Mean of :math:`\sum_n \|W_{out}[n]\| s_n` with the size :math:`s_n` that the
         centred data would have at the neuron if it were a single feature.
-    site, W_out_NO, output_norm_N, site_scale, output_variance
+    site, W_out_NO, output_norm_N, site_scale, output_variance, output_unit
         As in :class:`FrozenMLP`.
     """
 
     @property
-    def bound_factor(self) -> float:
-        """1: the bound of a gated neuron includes the Lipschitz constant."""
-        return 1.0
+    def sensitivity_N(self) -> Tensor:
+        """Output norms: the Lipschitz constant is part of the contributions' sizes."""
+        return self.output_norm_N
 
     @property
     def input_norm(self) -> Tensor:

@@ -1,15 +1,23 @@
 """An MLP that reads a site, as frozen tensors in the model's training units."""
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from .._sparse_codes import SparseCodes
 from ._contributions import Contributions, find_contributions
 from ._nonlinearity import Nonlinearity
-from .._sparse_codes import SparseCodes
+
+
+@dataclass(frozen=True)
+class DataScale:
+    """How much some data send through an MLP; see :class:`FrozenMLP`."""
+
+    mass: float
+    output_variance: float
+    output_unit: float
 
 
 @dataclass(frozen=True)
@@ -38,10 +46,15 @@ class FrozenMLP:
         Factor from the user's units to the training units at the site. It is
         divided out, so that the neurons receive what the real network sends them.
     mass : float
-        :math:`E_b \sum_n \|W_{out}[n]\| |(x - \bar x) W_{in}|`, the mass that the
-        neurons receive from the centred data.
+        :math:`\mathrm{Lip}(\varphi) E_b \sum_n \|W_{out}[n]\| |(x - \bar x) W_{in}|`,
+        what the bound would be if the neurons received the centred data from features
+        that all interact.
     output_variance : float
-        Total variance of the MLP's output over the data.
+        Total variance of the MLP's output over the data, divided by the square of
+        `output_unit`.
+    output_unit : float
+        A power of two near the output's standard deviation. What is squared is divided
+        by it first, so that neither huge nor tiny activations leave the precision.
     b_out_O : Tensor of shape (O,) or None
         Bias of the output; None is zero.
     """
@@ -55,17 +68,18 @@ class FrozenMLP:
     site_scale: float = 1.0
     mass: float = 1.0
     output_variance: float = 1.0
+    output_unit: float = 1.0
     b_out_O: Tensor | None = None
 
     @property
-    def bound_factor(self) -> float:
-        """Constant that the bound of :meth:`contributions` leaves out."""
-        return self.nonlinearity.lipschitz
+    def sensitivity_N(self) -> Tensor:
+        """How far the output can move for each unit a neuron receives, (N,)."""
+        return self.nonlinearity.lipschitz * self.output_norm_N
 
     @property
     def input_norm(self) -> Tensor:
-        """Output norm of the neuron that each input belongs to, (N,)."""
-        return self.output_norm_N
+        """:attr:`sensitivity_N` of the neuron that each input belongs to, (N,)."""
+        return self.sensitivity_N
 
     def neuron_inputs(self, rows_F: Tensor) -> Tensor:
         """``rows[:, site] W_in``: what rows in training units write to the neurons.
@@ -95,14 +109,14 @@ class FrozenMLP:
         self, codes: SparseCodes, M_MN: Tensor, n_dominant: int
     ) -> Contributions:
         """What the features of a batch write to the neurons."""
-        return find_contributions(codes, M_MN, self.output_norm_N, n_dominant)
+        return find_contributions(codes, M_MN, self.sensitivity_N, n_dominant)
 
     def sent_mass(self, input_BN: Tensor, mean_N: Tensor) -> Tensor:
         """Mass that the neurons receive from centred inputs, (B,).
 
         What the mean writes to a neuron, ``mean_N``, is no part of it.
         """
-        return input_BN.abs() @ self.output_norm_N
+        return input_BN.abs() @ self.sensitivity_N
 
     def output(self, input_BN: Tensor) -> Tensor:
         """``phi(input + bias) W_out``."""
@@ -115,48 +129,19 @@ class FrozenMLP:
         """``phi(input + bias)``."""
         return self.nonlinearity.function(input_BN + self.bias_N)
 
-    def in_training_units(self, site_scale: float) -> "FrozenMLP":
+    def squared_errors(self, output_BO: Tensor, true_BO: Tensor) -> Tensor:
+        """Squared distance of outputs in units of ``output_unit ** 2``, (B,)."""
+        return ((output_BO - true_BO) / self.output_unit).square().sum(dim=1)
+
+    def in_training_units(self, site_scale: float) -> Self:
         """Copy that reads rows scaled by ``site_scale``."""
         return replace(self, site_scale=site_scale)
 
-    def with_data_scale(self, mass: float, output_variance: float) -> "FrozenMLP":
-        """Copy with the two constants that make its loss terms dimensionless."""
-        return replace(self, mass=mass, output_variance=output_variance)
-
-
-@torch.no_grad()
-def measure_data_scale(
-    mlp: FrozenMLP, batches: Iterable[Tensor], mean_F: Tensor
-) -> tuple[float, float]:
-    """Measure the two constants of :meth:`FrozenMLP.with_data_scale` on data.
-
-    Parameters
-    ----------
-    mlp : FrozenMLP
-        The MLP.
-    batches : iterable of Tensor of shape (B, F)
-        The data in training units.
-    mean_F : Tensor of shape (F,)
-        Its mean. What the mean writes to a neuron does not count as mass.
-
-    Returns
-    -------
-    mass, output_variance : float
-        Infinite where the data sends nothing, so that the term vanishes.
-    """
-    n_samples, mass = 0, 0.0
-    mean_input_N = mlp.neuron_inputs(mean_F.unsqueeze(0))[0]
-    shift_O: Tensor | None = None
-    sum_O = sum_of_squares_O = mlp.bias_N.new_zeros((), dtype=torch.float64)
-    for x_BF in batches:
-        n_samples += len(x_BF)
-        input_BN = mlp.neuron_inputs(x_BF - mean_F)
-        mass += float(mlp.sent_mass(input_BN, mean_input_N).double().sum())
-        output_BO = mlp.output(mlp.neuron_inputs(x_BF)).double()
-        if shift_O is None:  # a shift near the mean keeps the sums from cancelling
-            shift_O = output_BO.mean(dim=0)
-        output_BO -= shift_O
-        sum_O = sum_O + output_BO.sum(dim=0)
-        sum_of_squares_O = sum_of_squares_O + output_BO.square().sum(dim=0)
-    variance_O = sum_of_squares_O / n_samples - (sum_O / n_samples).square()
-    return mass / n_samples or math.inf, float(variance_O.sum()) or math.inf
+    def with_data_scale(self, scale: DataScale) -> Self:
+        """Copy with the constants that make its loss terms dimensionless."""
+        return replace(
+            self,
+            mass=scale.mass,
+            output_variance=scale.output_variance,
+            output_unit=scale.output_unit,
+        )

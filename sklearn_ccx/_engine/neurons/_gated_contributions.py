@@ -24,15 +24,16 @@ for the largest :math:`|p|`, or the sum of as many as are kept; :math:`\gamma` i
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from ._contributions import Contributions, share_sum
-from ..kernels._torch import largest_entries, pair_sums_of
-from ..kernels import kernels_for
-from ._nonlinearity import Nonlinearity
 from .._sparse_codes import SparseCodes
+from ..kernels import kernels_for
+from ..kernels._torch import largest_entries, pair_sums_of
+from ._contributions import Contributions, at_most_all, share_sum, shifted, written
+from ._nonlinearity import Nonlinearity
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class GatedContributions(Contributions):
 
     Parameters
     ----------
-    codes, M_MN, output_norm_N, entry_RBN
+    codes, M_MN, sensitivity_N, entry_RBN
         As in :class:`Contributions`.
     nonlinearity : Nonlinearity
         The gates'.
@@ -63,9 +64,9 @@ class GatedContributions(Contributions):
         return super().inputs_of(_for_both_inputs(entry_RBN))
 
     def bound(self) -> Tensor:
-        """``I(b)`` of each sample, (B,). The Lipschitz constant is part of it."""
+        """``I(b)`` of each sample, (B,)."""
         all_BN, dominant_BN = self._size_sums()
-        return (all_BN - dominant_BN) @ self.output_norm_N
+        return (all_BN - dominant_BN) @ self.sensitivity_N
 
     def bound_sum(self) -> Tensor:
         """Sum of :meth:`bound` over the samples."""
@@ -79,10 +80,9 @@ class GatedContributions(Contributions):
         grad_M_MN = torch.zeros_like(self.M_MN)
         if strength > 0 and len(codes.values_A):
             with torch.enable_grad():
-                values_A = codes.values_A.detach().requires_grad_()
-                M_MN = self.M_MN.detach().requires_grad_()
-                leaf = replace(self, codes=replace(codes, values_A=values_A), M_MN=M_MN)
-                grads = torch.autograd.grad(leaf.bound_sum(), [values_A, M_MN])
+                leaf = self.with_gradient()
+                inputs = [leaf.codes.values_A, leaf.M_MN]
+                grads = torch.autograd.grad(leaf.bound_sum(), inputs)
             grad_values_A.add_(grads[0], alpha=strength)
             grad_M_MN.add_(grads[1], alpha=strength)
         if grad_kept_BN is not None:
@@ -98,24 +98,36 @@ class GatedContributions(Contributions):
         all_BN, dominant_BN = self._size_sums()
         return share_sum(dominant_BN, all_BN)
 
-    def pair_sums(self) -> Tensor:
-        """Sums as in :meth:`Contributions.pair_sums`, of the sizes."""
-        sizes = self.entry_sizes()
+    def rows(self, rows: slice) -> Self:
+        """The contributions of some samples."""
+        part = super().rows(rows)
+        first = int(self.codes.bounds()[rows.start])
+        largest_RBN = shifted(self.largest_linear_RBN[:, rows], first)
+        return replace(part, largest_linear_RBN=largest_RBN)
+
+    def _pairs(self, neurons: slice) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = self.entry_sizes(neurons)
+        entry_BN = self.entry_RBN[0][:, neurons]
+        pairs = self.codes.dominant_pairs(entry_BN)
 
         def sent(entry_S: Tensor) -> Tensor:
-            return sizes(entry_S) * self.output_norm_N
+            return sizes(entry_S) * self.sensitivity_N[neurons]
 
-        return pair_sums_of(self.codes, self.entry_RBN[0], sent)
+        return pairs.different(pair_sums_of(self.codes, entry_BN, pairs, sent))
 
-    def entry_sizes(self) -> Callable[[Tensor], Tensor]:
-        """Function from entries to their sizes at all neurons, (S, N).
+    def entry_sizes(self, neurons: slice = slice(None)) -> Callable[[Tensor], Tensor]:
+        """Function from entries to their sizes at some neurons, (S, N).
 
         They are those of one dominant entry, so that it does not depend on how many
         are kept which one is the largest.
         """
         codes = self.codes
-        gate_weight_BN, linear_weight_BN = self._weights(1)
-        gate_MN, linear_MN = self.M_MN.abs().chunk(2, dim=1)
+        gate_weight_BN, linear_weight_BN = (
+            weight_BN[:, neurons] for weight_BN in self._weights(1)
+        )
+        gate_MN, linear_MN = (
+            part_MN[:, neurons] for part_MN in self.M_MN.abs().chunk(2, dim=1)
+        )
 
         def sizes(entry_S: Tensor) -> Tensor:
             rows_S, features_S = codes.rows_A[entry_S], codes.features_A[entry_S]
@@ -136,7 +148,7 @@ class GatedContributions(Contributions):
 
         all_input_BN = self.codes.decode(self.M_MN.abs())
         entry_RBN = _for_both_inputs(self.entry_RBN)
-        dominant_input_BN = _written(self.codes, self.M_MN, entry_RBN).abs().sum(dim=0)
+        dominant_input_BN = written(self.codes, self.M_MN, entry_RBN).abs().sum(dim=0)
         return weighted(all_input_BN), weighted(dominant_input_BN)
 
     def _weights(self, n_dominant: int) -> tuple[Tensor, Tensor]:
@@ -144,7 +156,7 @@ class GatedContributions(Contributions):
         gate_BN, _ = (self.all_inputs() + self.bias_N).chunk(2, dim=1)
         _, linear_MN = self.M_MN.chunk(2, dim=1)
         largest_RBN = self.largest_linear_RBN[:n_dominant]
-        largest_RBN = _written(self.codes, linear_MN, largest_RBN).abs()
+        largest_RBN = written(self.codes, linear_MN, largest_RBN).abs()
         _, linear_bias_N = self.bias_N.chunk(2)
         linear_BN = linear_bias_N.abs() + largest_RBN.sum(dim=0)
         return (
@@ -163,6 +175,7 @@ def find_gated_contributions(
 ) -> GatedContributions:
     """Find the dominant entries; see :class:`GatedContributions`."""
     _, linear_MN = M_MN.chunk(2, dim=1)
+    n_dominant = at_most_all(n_dominant, codes)
     largest_linear_RBN = kernels_for(M_MN.device).dominant_entries(
         codes, linear_MN.contiguous(), n_dominant
     )
@@ -183,14 +196,3 @@ def find_gated_contributions(
 def _for_both_inputs(entry_RBN: Tensor) -> Tensor:
     """Entries of the neurons as entries of their inputs, (R, B, 2N)."""
     return torch.cat([entry_RBN, entry_RBN], dim=-1)
-
-
-def _written(codes: SparseCodes, M_MN: Tensor, entry_RBN: Tensor) -> Tensor:
-    """``dominant_contributions`` of the kernels, differentiable by autograd."""
-    if not len(codes.values_A):
-        return M_MN.new_zeros(entry_RBN.shape)
-    contributions = []
-    for entry_BN in entry_RBN.clamp(min=0):
-        written_BN = M_MN.gather(0, codes.features_A[entry_BN])
-        contributions.append(written_BN * codes.values_A[entry_BN])
-    return torch.stack(contributions) * (entry_RBN >= 0)

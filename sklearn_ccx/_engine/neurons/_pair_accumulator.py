@@ -34,6 +34,11 @@ class PairAccumulator:
         self._waiting: list[sparse.coo_array] = []
         self._n_waiting = 0
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether every pair has its place from the start."""
+        return self._dense_MM is not None
+
     def add(self, rows_P: Tensor, columns_P: Tensor, values_P: Tensor) -> None:
         """Add values to pairs, of which some may be the same."""
         values_P = values_P.double()

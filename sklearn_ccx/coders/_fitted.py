@@ -1,0 +1,247 @@
+"""What a fitted coder does with activations: codes, reconstruction, score."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.utils import check_array, gen_batches
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from .._engine._measure_sites import is_constant
+from .._engine._tensors import power_of_two_near, to_tensor, torch_dtype
+from .._engine._threads import threads_for
+from .._engine._torch_state import with_torch_state
+from .._engine.activations import keep_above, keep_largest
+from .._validation import as_array
+from ..networks import MLPWeights, check_mlps
+from ._parameters import CoderParameters
+from ._rows import DTYPES, batch_length, computed_dtype, flat, validated, with_shape
+
+FloatArray = npt.NDArray[np.floating]
+
+
+class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParameters):
+    """What does not depend on how a coder was trained.
+
+    Subclasses say how X is laid out in sites.
+    """
+
+    components_: FloatArray
+    intercept_: FloatArray
+    encoder_components_: FloatArray
+    encoder_intercept_: FloatArray
+    threshold_: float | FloatArray
+    k_: int
+    activation_: str
+    mlp_: tuple[MLPWeights, ...] | None
+    n_dominant_: int
+    n_sites_: int
+    n_features_in_: int
+    _is_three_d: bool
+
+    def _number_of_sites(self, shape: tuple[int, ...]) -> int:
+        """Sites in a row of activations of this shape; raises if it has none."""
+        raise NotImplementedError
+
+    @with_torch_state()
+    def transform(self, X: npt.ArrayLike) -> FloatArray | sparse.csr_array:
+        """Encode activations as sparse, non-negative codes.
+
+        The code of a row does not depend on the rows beside it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
+            Activations.
+
+        Returns
+        -------
+        codes : {ndarray, csr_array} of shape (n_samples, n_components)
+            How strongly each feature is active, 0 where it is not. A csr_array with
+            ``sparse_output=True``.
+
+        Raises
+        ------
+        ValueError
+            If the shape of X does not match the activations seen in ``fit``.
+        NotFittedError
+            If the estimator is not fitted.
+        """
+        check_is_fitted(self)
+        X = self._validate_activations(X)
+        with threads_for(len(X) * self.components_.size):
+            if self.sparse_output:
+                batches = [
+                    sparse.csr_array(codes_BM.cpu().numpy())
+                    for _, codes_BM in self._encode_batches(X)
+                ]
+                return sparse.vstack(batches, format="csr")
+            shape = len(X), len(self.components_)
+            codes = np.empty(shape, dtype=self._output_dtype(X))
+            for rows, codes_BM in self._encode_batches(X):
+                codes[rows] = codes_BM.cpu().numpy()
+        return codes
+
+    @with_torch_state()
+    def inverse_transform(self, X: Any) -> FloatArray:
+        """Reconstruct activations from codes: ``X @ components_ + intercept_``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_components)
+            Codes.
+
+        Returns
+        -------
+        activations : ndarray of shape (n_samples, d) or (n_samples, n_sites, d)
+            In the user's units, of the rank that ``fit`` was given.
+
+        Raises
+        ------
+        ValueError
+            If X does not have one column for each feature.
+        NotFittedError
+            If the estimator is not fitted.
+        """
+        check_is_fitted(self)
+        codes = check_array(as_array(X, "X"), dtype=DTYPES, accept_sparse="csr")
+        n_components = len(self.components_)
+        if codes.shape[1] != n_components:
+            raise ValueError(
+                f"X has {codes.shape[1]} columns, but {type(self).__name__} has "
+                f"{n_components} components; pass codes as returned by transform, "
+                f"of shape (n_samples, {n_components})."
+            )
+        components = self.components_.astype(codes.dtype, copy=False)
+        intercept = self.intercept_.astype(codes.dtype, copy=False)
+        X = codes @ components + intercept
+        return X.reshape(len(X), self.n_sites_, -1) if self._is_three_d else X
+
+    @with_torch_state()
+    def score(self, X: npt.ArrayLike, y: object = None) -> float:
+        r"""Explained variance of the reconstruction, averaged over the sites.
+
+        At each site it is
+        :math:`1 - \sum_b \|x_b - \hat x_b\|^2 / \sum_b \|x_b - \bar x\|^2`, with the
+        mean over the samples of X: predicting the mean scores 0. Penalties do not
+        enter. For one site it is ``r2_score(..., multioutput="variance_weighted")``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
+            Activations.
+
+        y : Ignored
+            Present for the scikit-learn API.
+
+        Returns
+        -------
+        float
+            At most 1. Sites that do not vary in X are left out; without any
+            varying site, 1 if the reconstruction is exact, else 0.
+        """
+        check_is_fitted(self)
+        X, n_sites = self._validate_activations(X), self.n_sites_
+        sum_F, largest_F = np.zeros((2, X.shape[1]))
+        for batch in gen_batches(len(X), batch_length(X.shape[1])):
+            rows = X[batch].astype(np.float64)
+            sum_F += rows.sum(axis=0)
+            np.maximum(largest_F, np.abs(rows).max(axis=0), out=largest_F)
+        mean = sum_F / len(X)
+        # A power of two for each site, so that squares neither overflow nor vanish.
+        by_site = n_sites, -1
+        units = [
+            power_of_two_near(size)
+            for size in largest_F.reshape(by_site).max(axis=1).tolist()
+        ]
+        unit_F = np.repeat(units, X.shape[1] // n_sites)
+        error_L, total_L, square_L = np.zeros((3, n_sites))
+        for batch, codes_BM in self._encode_batches(X):
+            codes = codes_BM.cpu().numpy()
+            rows = X[batch].astype(np.float64)
+            recon = codes @ self.components_ + self.intercept_
+            for sums_L, values in (
+                (error_L, rows - recon),
+                (total_L, rows - mean),
+                (square_L, rows),
+            ):
+                squares = np.square(values / unit_F).reshape(len(rows), *by_site)
+                sums_L += squares.sum(axis=(0, 2))
+        varies = ~is_constant(total_L, square_L)
+        if not varies.any():
+            return float(is_constant(error_L, square_L).all())
+        return float(np.mean(1.0 - error_L[varies] / total_L[varies]))
+
+    def _validate_new_activations(self, X: Any) -> tuple[FloatArray, dict[str, Any]]:
+        """Flattened activations to fit, and the attributes that describe them.
+
+        Nothing is set on the estimator, so that a fit which fails or is interrupted
+        leaves it as it was.
+        """
+        X = with_shape(X)
+        n_sites = self._number_of_sites(X.shape)
+        layout = {"n_sites_": n_sites, "_is_three_d": len(X.shape) == 3}
+        X = flat(X)
+        if len(X.shape) == 2:
+            check_mlps(self.mlp, n_sites, X.shape[1] // n_sites)
+        probe = clone(self)
+        X = validated(probe, X, reset=True, ensure_min_samples=2)
+        names = ("n_features_in_", "feature_names_in_")
+        layout |= {name: getattr(probe, name) for name in names if hasattr(probe, name)}
+        if layout["_is_three_d"] and n_sites > len(X):
+            warnings.warn(
+                f"X has {n_sites} sites but {len(X)} samples. If its shape is (batch, "
+                "positions, d), make a sample of each position: "
+                "X.reshape(-1, X.shape[-1]).",
+                UserWarning,
+                stacklevel=5,
+            )
+        return X, layout
+
+    def _validate_activations(self, X: Any) -> FloatArray:
+        """Flattened activations that match those of the fit."""
+        X = with_shape(X)
+        if len(X.shape) > 2:
+            self._number_of_sites(X.shape)
+            n_sites = self.n_sites_
+            width = self.n_features_in_ // n_sites
+            if X.shape[1:] != (n_sites, width):
+                raise ValueError(
+                    f"X has shape {tuple(X.shape)}, but {type(self).__name__} was "
+                    f"fitted with {n_sites} site(s) of width {width}; pass X of shape "
+                    f"(n_samples, {n_sites}, {width})."
+                )
+        return validated(self, flat(X), reset=False)
+
+    def _output_dtype(self, X: Any) -> np.dtype[Any]:
+        """The precision of the computation on validated activations."""
+        return computed_dtype(X) if self.dtype == "auto" else np.dtype(self.dtype)
+
+    def _encode_batches(
+        self, X: FloatArray, batch_size: int | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Codes of the rows, batch by batch, in the dtype of the output."""
+        device = self._torch_device()
+        dtype = torch_dtype(self._output_dtype(X))
+        W_enc_MF = to_tensor(self.encoder_components_, dtype, device)
+        b_enc_M = to_tensor(self.encoder_intercept_, dtype, device)
+        threshold = to_tensor(np.asarray(self.threshold_), dtype, device)
+        for batch in gen_batches(
+            len(X), batch_size or batch_length(sum(W_enc_MF.shape))
+        ):
+            x_BF = to_tensor(X[batch], dtype, device)
+            pre_BM = torch.addmm(b_enc_M, x_BF, W_enc_MF.T)
+            if self.activation_ == "topk":
+                yield batch, keep_largest(pre_BM, self.k_)
+            else:
+                yield batch, keep_above(pre_BM, threshold)
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)

@@ -1,0 +1,188 @@
+"""The parameters of the coders: their constraints, and what they resolve to."""
+
+import math
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+
+from .._engine._settings import FitSettings, LossStrengths
+from .._engine._tensors import torch_dtype
+from .._sklearn_compat import Interval, StrOptions
+from ..networks import MLPWeights
+
+# Gradient steps that max_iter=None stands for, if one pass takes fewer.
+_DEFAULT_N_STEPS = 1000
+
+# Features for each column of one site when n_components is None.
+_DEFAULT_EXPANSION = 4
+
+
+class CoderParameters(BaseEstimator):
+    """Parameters of a coder; :class:`InteractionCrosscoder` documents them."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "k": [Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions({"batchtopk", "topk", "relu", "jumprelu"})],
+        "l1_coefficient": [Interval(Real, 0, None, closed="left")],
+        "lam": [Interval(Real, 0, None, closed="left")],
+        "lam_fidelity": [Interval(Real, 0, None, closed="left")],
+        "lam_margin": [Interval(Real, 0, None, closed="left")],
+        "lam_interval": [Interval(Real, 0, None, closed="left")],
+        "n_dominant": [Interval(Integral, 1, None, closed="left")],
+        "mlp": [MLPWeights, list, tuple, None],
+        "n_sites": [Interval(Integral, 1, None, closed="left"), None],
+        "center": ["boolean"],
+        "normalize": ["boolean"],
+        "outlier_threshold": [Interval(Real, 1, None, closed="neither"), None],
+        "aux_k": [Interval(Integral, 0, None, closed="left"), None],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "warm_start": ["boolean"],
+        "device": [str, torch.device],
+        "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "mixed_precision": ["boolean"],
+        "sparse_output": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        k: int = 32,
+        activation: str = "batchtopk",
+        l1_coefficient: float = 0.2,
+        lam: float = 0.1,
+        lam_fidelity: float = 0.0,
+        lam_margin: float = 0.0,
+        lam_interval: float = 0.0,
+        n_dominant: int = 1,
+        mlp: MLPWeights | list[MLPWeights] | tuple[MLPWeights, ...] | None = None,
+        n_sites: int | None = None,
+        center: bool = True,
+        normalize: bool = True,
+        outlier_threshold: float | None = None,
+        aux_k: int | None = None,
+        learning_rate_init: float = 2e-3,
+        batch_size: int = 256,
+        max_iter: int | None = None,
+        tol: float = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        warm_start: bool = False,
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+        mixed_precision: bool = False,
+        sparse_output: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | bool = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.k = k
+        self.activation = activation
+        self.l1_coefficient = l1_coefficient
+        self.lam = lam
+        self.lam_fidelity = lam_fidelity
+        self.lam_margin = lam_margin
+        self.lam_interval = lam_interval
+        self.n_dominant = n_dominant
+        self.mlp = mlp
+        self.n_sites = n_sites
+        self.center = center
+        self.normalize = normalize
+        self.outlier_threshold = outlier_threshold
+        self.aux_k = aux_k
+        self.learning_rate_init = learning_rate_init
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.device = device
+        self.dtype = dtype
+        self.mixed_precision = mixed_precision
+        self.sparse_output = sparse_output
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _settings(
+        self, n_columns: int, n_sites: int, n_rows: int, dtype: np.dtype[Any]
+    ) -> FitSettings:
+        """Every default and "auto" resolved for a fit.
+
+        Parameters
+        ----------
+        n_columns, n_sites : int
+            Columns of a row, and the sites they make up.
+        n_rows : int
+            Rows of a pass.
+        dtype : numpy dtype
+            Of the computation.
+        """
+        width = n_columns // n_sites
+        n_components = self._resolved_n_components(width)
+        if self.mixed_precision and dtype != np.float32:
+            raise ValueError(
+                "mixed_precision=True computes in bfloat16 and float32, not in "
+                'float64; set dtype="float32" or mixed_precision=False.'
+            )
+        return FitSettings(
+            n_components=n_components,
+            k=min(self.k, n_components),
+            activation=self.activation,
+            l1_coefficient=float(self.l1_coefficient),
+            strengths=LossStrengths(
+                lam=float(self.lam),
+                lam_fidelity=float(self.lam_fidelity),
+                n_dominant=self.n_dominant,
+                aux_k=width // 2 if self.aux_k is None else self.aux_k,
+                lam_margin=float(self.lam_margin),
+                lam_interval=float(self.lam_interval),
+            ),
+            learning_rate=float(self.learning_rate_init),
+            batch_size=self.batch_size,
+            n_passes=self._planned_passes(n_rows),
+            tol=float(self.tol),
+            n_iter_no_change=self.n_iter_no_change,
+            dtype=torch_dtype(dtype),
+            device=self._torch_device(),
+            mixed_precision=self.mixed_precision,
+            progress=type(self).__name__ if self.verbose else None,
+        )
+
+    def _resolved_n_components(self, width: int) -> int:
+        if self.n_components is None:
+            return _DEFAULT_EXPANSION * width
+        return self.n_components
+
+    def _planned_passes(self, n_rows: int) -> int:
+        if self.max_iter is not None:
+            return self.max_iter
+        return math.ceil(_DEFAULT_N_STEPS / math.ceil(n_rows / self.batch_size))
+
+    def _torch_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"device={self.device!r} cannot be used here; "
+                'use device="auto" or "cpu".'
+            ) from error
+        if device.type == "meta":
+            raise ValueError('device="meta" holds no data; use device="auto" or "cpu".')
+        return device

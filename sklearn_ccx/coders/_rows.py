@@ -1,0 +1,76 @@
+"""Activations as validated rows, one for each sample, sites side by side."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator
+from sklearn.utils import gen_batches
+from sklearn.utils.validation import validate_data
+
+from .._validation import as_array
+from ..activations import ShardedActivations
+
+FloatArray = npt.NDArray[np.floating]
+
+# Kept as they are; everything else becomes the first, as in scikit-learn.
+DTYPES = (np.float64, np.float32)
+
+# Bytes of float64 that one batch of transform or score may take.
+_INFERENCE_BYTES = 2**27
+
+
+def batch_length(n_columns: int) -> int:
+    """Rows of so many numbers that one batch of an inference may have."""
+    return max(1, _INFERENCE_BYTES // (8 * n_columns))
+
+
+def with_shape(X: Any) -> Any:
+    """Activations with a shape that can be read before they are validated."""
+    return as_array(X, "X")
+
+
+def flat(X: Any) -> Any:
+    """One row for each sample."""
+    if len(X.shape) != 3:
+        return X
+    return X.reshape(len(X), X.shape[1] * X.shape[2])
+
+
+def computed_dtype(X: Any) -> np.dtype[Any]:
+    """The precision in which validated activations are computed."""
+    return np.dtype(np.float32 if X.dtype == np.float16 else X.dtype)
+
+
+def validated(
+    estimator: BaseEstimator, X: Any, *, reset: bool, ensure_min_samples: int = 1
+) -> Any:
+    """Validate flattened activations.
+
+    Those in shards are finite and are not read. Half-precision arrays, which may be
+    memory maps, stay as they are: they are converted batch by batch.
+    """
+    if isinstance(X, ShardedActivations):
+        _check_n_samples(estimator, len(X), ensure_min_samples)
+        return validate_data(estimator, X, reset=reset, skip_check_array=True)
+    checks: dict[str, Any] = {"ensure_min_samples": ensure_min_samples}
+    if not (isinstance(X, np.ndarray) and X.dtype == np.float16):
+        return validate_data(estimator, X, reset=reset, dtype=DTYPES, **checks)
+    X = validate_data(
+        estimator, X, reset=reset, dtype=None, ensure_all_finite=False, **checks
+    )
+    for batch in gen_batches(len(X), batch_length(X.shape[1])):
+        if not np.isfinite(X[batch]).all():
+            raise ValueError(
+                f"Input X contains NaN or infinity in rows {batch.start} to "
+                f"{batch.stop - 1}; {type(estimator).__name__} takes finite numbers."
+            )
+    return X
+
+
+def _check_n_samples(estimator: BaseEstimator, n_samples: int, minimum: int) -> None:
+    if n_samples < minimum:
+        raise ValueError(
+            f"X has {n_samples} sample(s), but {type(estimator).__name__} needs at "
+            f"least {minimum}."
+        )
