@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
     StrOptions,
+    validate_parameter_constraints,
     validate_params,
 )
 from sklearn.utils.validation import _num_samples as num_samples
@@ -25,6 +26,7 @@ __all__ = [
     "num_samples",
     "safe_indexing",
     "score_metrics",
+    "validate_parameter_constraints",
     "validate_params",
     "with_default_output",
 ]

@@ -1,6 +1,8 @@
 """Checks that every door of the package shares, and one converter for arrays."""
 
-from collections.abc import Collection, Iterable, Iterator
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
@@ -12,6 +14,9 @@ from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from torch import Tensor
+
+# How numpy, pandas and polars say that an entry is no number.
+_NO_NUMBER = "could not convert|float\\(\\) argument|Cannot cast|too large to convert"
 
 
 def as_array(value: Any, name: str) -> Any:
@@ -36,7 +41,7 @@ def as_array(value: Any, name: str) -> Any:
         return _tensor_as_array(value, name)
     if isinstance(value, list | tuple) and any(isinstance(x, Tensor) for x in value):
         value = [as_array(item, name) for item in value]
-    if not hasattr(value, "shape"):
+    if not isinstance(getattr(value, "shape", None), tuple):
         try:
             value = np.asarray(value)
         except ValueError as error:
@@ -64,6 +69,35 @@ def as_numpy(value: Any, name: str) -> npt.NDArray[Any]:
     """:func:`as_array`, as an ndarray in memory."""
     value = as_array(value, name)
     return value.toarray() if sparse.issparse(value) else np.asarray(value)
+
+
+def as_numbers(value: Any, name: str) -> Any:
+    """:func:`as_array`, of which an array of objects or of text holds numbers.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As numpy does, with the name of the parameter.
+    """
+    value = as_array(value, name)
+    if not isinstance(value, np.ndarray) or value.dtype.kind in "biuf":
+        return value
+    if value.dtype.kind in "Mm":
+        raise TypeError(f"{name} must hold numbers; got dtype {value.dtype}.")
+    with errors_of_conversion(name):
+        return value.astype(np.float64)
+
+
+@contextmanager
+def errors_of_conversion(name: str) -> Iterator[None]:
+    """Name the parameter where numpy says that an entry is no number."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as error:
+        if not re.search(_NO_NUMBER, str(error)):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} must hold numbers: {error}.") from error
 
 
 def _tensor_as_array(tensor: Tensor, name: str) -> npt.NDArray[Any]:
@@ -274,6 +308,42 @@ def check_seed(random_state: Any, name: str = "random_state") -> np.random.Rando
             f"{name} must be an int from 0 to {2**32 - 1}, a RandomState or None; got "
             f"{shown(random_state)}."
         ) from error
+
+
+# What a machine is taken to have that does not tell its memory.
+_UNKNOWN_MEMORY = 2**36
+
+
+def check_memory(n_bytes: int, sizes: Mapping[str, int]) -> None:
+    """Raise if arrays of these sizes do not fit into the machine's memory.
+
+    Parameters
+    ----------
+    n_bytes : int
+        What the arrays need together, at least.
+    sizes : mapping of str to int
+        The arguments that it depends on, for the error.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit.
+    """
+    memory = _physical_memory()
+    if n_bytes > memory:
+        arguments = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(
+            f"{arguments} would need {n_bytes / 2**30:,.1f} GiB, and this machine has "
+            f"{memory / 2**30:,.1f} GiB; make some of them smaller."
+        )
+
+
+def _physical_memory() -> int:
+    """Bytes of memory of the machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return _UNKNOWN_MEMORY
 
 
 def shown(value: Any, width: int = 60) -> str:

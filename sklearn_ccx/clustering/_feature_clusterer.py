@@ -33,7 +33,14 @@ from .._sklearn_compat import (
     fit_context,
     safe_indexing,
 )
-from .._validation import as_array, check_int, check_n_rows, check_seed
+from .._validation import (
+    as_array,
+    as_numbers,
+    check_int,
+    check_n_rows,
+    check_seed,
+    errors_of_conversion,
+)
 from ..coders import BaseInteractionCoder, check_holds_coder, find_coder, fitted_parts
 from ._affinities import sparse_codes
 from ._feature_graph import feature_graph, modularity
@@ -341,6 +348,7 @@ class FeatureClusterer(
         NotFittedError
             If the clusterer is not fitted.
         """
+        self._validate_params()
         check_is_fitted(self)
         return pool(self._codes(X), self.labels_, self.n_clusters_, self.pooling)
 
@@ -372,9 +380,10 @@ class FeatureClusterer(
         NotFittedError
             If the clusterer is not fitted.
         """
+        self._validate_params()
         check_is_fitted(self)
         X = check_array(
-            as_array(X, "X"), dtype=_DTYPES, ensure_min_features=0, input_name="X"
+            as_numbers(X, "X"), dtype=_DTYPES, ensure_min_features=0, input_name="X"
         )
         if X.shape[1] != self.n_clusters_:
             raise ValueError(
@@ -421,6 +430,7 @@ class FeatureClusterer(
         NotFittedError
             If the clusterer is not fitted.
         """
+        self._validate_params()
         check_is_fitted(self)
         estimator = getattr(self, "estimator_", None)
         X = self._validate_codes(X) if estimator is None else X
@@ -469,6 +479,7 @@ class FeatureClusterer(
         NotFittedError
             If the clusterer is not fitted.
         """
+        self._validate_params()
         check_is_fitted(self)
         n_splits = check_int(n_splits, "n_splits", maximum=_MAX_SPLITS)
         if self.affinity_ == "precomputed":
@@ -541,17 +552,24 @@ class FeatureClusterer(
         """Codes or affinities to fit, and the attributes that describe them."""
         # Nothing is set on the clusterer, so that a fit that fails leaves it as it was.
         probe = clone(self)
-        X = validate_data(probe, X, dtype=_DTYPES, accept_sparse="csr")
+        X = self._validated(probe, X, reset=True)
         self._check_codes(X, self.affinity == "precomputed")
         names = ("n_features_in_", "feature_names_in_")
         return X, {name: getattr(probe, name) for name in names if hasattr(probe, name)}
 
     def _validate_codes(self, X: Any) -> Any:
         """Codes or affinities that match those of the fit."""
-        X = as_array(X, "X")
-        X = validate_data(self, X, dtype=_DTYPES, accept_sparse="csr", reset=False)
+        X = self._validated(self, X, reset=False)
         self._check_codes(X, self.affinity_ == "precomputed")
         return X
+
+    @staticmethod
+    def _validated(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
+        X = as_numbers(X, "X")
+        with errors_of_conversion("X"):
+            return validate_data(
+                estimator, X, dtype=_DTYPES, accept_sparse="csr", reset=reset
+            )
 
     def _check_codes(self, X: Any, is_affinity: bool) -> None:
         if is_affinity and X.shape[0] != X.shape[1]:
@@ -566,8 +584,7 @@ class FeatureClusterer(
         """Codes to pool."""
         if hasattr(self, "estimator_"):
             return sparse_codes(*find_coder(self.estimator_, X))
-        X = as_array(X, "X")
-        X = validate_data(self, X, dtype=_DTYPES, accept_sparse="csr", reset=False)
+        X = self._validated(self, X, reset=False)
         self._check_codes(X, is_affinity=False)
         return sparse.csr_array(X)
 

@@ -151,6 +151,8 @@ class BaseInteractionCoder(FittedCoder):
         AttributeError
             With ``early_stopping=True``, which needs all passes at once.
         """
+        # scikit-learn validates the parameters at the first call only.
+        self._validate_params()
         state = getattr(self, "_training_state", None)
         is_fitted = hasattr(self, "components_")
         if is_fitted:

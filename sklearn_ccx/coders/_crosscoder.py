@@ -6,7 +6,7 @@ from ._base import BaseInteractionCoder
 
 
 class InteractionCrosscoder(BaseInteractionCoder):
-    r"""Sparse crosscoder whose features share few neurons.
+    r"""Sparse crosscoder trained to explain a network with one feature per neuron.
 
     One sparse code explains the activations at several sites of a network at once:
 

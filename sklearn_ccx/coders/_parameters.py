@@ -10,11 +10,19 @@ from sklearn.base import BaseEstimator
 
 from .._engine._settings import FitSettings, LossStrengths
 from .._engine._tensors import torch_dtype
-from .._sklearn_compat import Interval, StrOptions
+from .._sklearn_compat import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from .._validation import check_memory
 from ..networks import MLPWeights
 
 # Gradient steps that max_iter=None stands for, if one pass takes fewer.
 _DEFAULT_N_STEPS = 1000
+
+# Encoder and decoder, their gradients, and the two moments of each.
+_COPIES = 8
 
 # Features for each column of one site when n_components is None.
 _DEFAULT_EXPANSION = 4
@@ -134,6 +142,10 @@ class CoderParameters(BaseEstimator):
         """
         width = n_columns // n_sites
         n_components = self._resolved_n_components(width)
+        check_memory(
+            _COPIES * n_components * n_columns * dtype.itemsize,
+            {"n_components": n_components, "the columns of X": n_columns},
+        )
         if self.mixed_precision and dtype != np.float32:
             raise ValueError(
                 "mixed_precision=True computes in bfloat16 and float32, not in "
@@ -161,6 +173,14 @@ class CoderParameters(BaseEstimator):
             device=self._torch_device(),
             mixed_precision=self.mixed_precision,
             progress=type(self).__name__ if self.verbose else None,
+        )
+
+    def _check_parameters(self, *names: str) -> None:
+        """Validate parameters that may have been set after the fit."""
+        validate_parameter_constraints(
+            {name: self._parameter_constraints[name] for name in names},
+            {name: getattr(self, name) for name in names},
+            caller_name=type(self).__name__,
         )
 
     def _resolved_n_components(self, width: int) -> int:

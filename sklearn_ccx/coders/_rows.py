@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import validate_data
 
-from .._validation import as_array
+from .._validation import as_numbers, errors_of_conversion
 from ..activations import ShardedActivations
 
 FloatArray = npt.NDArray[np.floating]
@@ -27,7 +27,7 @@ def batch_length(n_columns: int) -> int:
 
 def with_shape(X: Any) -> Any:
     """Activations with a shape that can be read before they are validated."""
-    return as_array(X, "X")
+    return as_numbers(X, "X")
 
 
 def flat(X: Any) -> Any:
@@ -55,7 +55,8 @@ def validated(
         return validate_data(estimator, X, reset=reset, skip_check_array=True)
     checks: dict[str, Any] = {"ensure_min_samples": ensure_min_samples}
     if not (isinstance(X, np.ndarray) and X.dtype == np.float16):
-        return validate_data(estimator, X, reset=reset, dtype=DTYPES, **checks)
+        with errors_of_conversion("X"):
+            return validate_data(estimator, X, reset=reset, dtype=DTYPES, **checks)
     X = validate_data(
         estimator, X, reset=reset, dtype=None, ensure_all_finite=False, **checks
     )

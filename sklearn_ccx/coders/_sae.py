@@ -16,7 +16,7 @@ _REFERENCE = "Parameters and attributes are those of :class:`InteractionCrosscod
 
 
 class InteractionSAE(BaseInteractionCoder):
-    r"""Sparse autoencoder whose features share few neurons.
+    r"""Sparse autoencoder trained to explain a network with one feature per neuron.
 
     :class:`InteractionCrosscoder` for activations of one site: a sparse code
     explains each row of X,

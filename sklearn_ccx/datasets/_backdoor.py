@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from .._engine._torch_state import with_torch_state
 from .._sklearn_compat import Interval, validate_params
+from .._validation import check_memory
 from ..networks import MLPWeights
-from ._sizes import COUNT, check_memory
+from ._sizes import COUNT
 
 IntArray = npt.NDArray[np.int64]
 

@@ -8,9 +8,10 @@ from scipy.stats import ortho_group
 from sklearn.utils import Bunch, check_random_state
 
 from .._sklearn_compat import Interval, validate_params
+from .._validation import check_memory
 from ..coders import InteractionSAE
 from ..networks import MLPWeights
-from ._sizes import COUNT, check_memory
+from ._sizes import COUNT
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -203,7 +203,7 @@ def ablated_output(
     >>> bool((logits.argmax(axis=1) == y).mean() > 0.8)
     True
     """
-    rank = _largest_rank(scheme)
+    rank = _largest_rank(scheme, "scheme")
     reader = NeuronReader(estimator, X, mlp=mlp, batch_size=batch_size)
     mlp_index = check_int(
         mlp_index, "mlp_index", minimum=0, maximum=len(reader.mlps) - 1
@@ -218,7 +218,7 @@ def ablated_output(
     return output.cpu().numpy()
 
 
-def _largest_rank(scheme: Any) -> int:
+def _largest_rank(scheme: Any, name: str = "schemes") -> int:
     """How many of the largest contributions a scheme has to know."""
     ranks = {"none": 1, "drop_random": 1, "drop_second": 2}
     ranks |= {"drop_largest": 1, "keep_largest": 1}
@@ -227,7 +227,7 @@ def _largest_rank(scheme: Any) -> int:
     match = re.fullmatch(r"keep_top_([1-9]\d*)", str(scheme))
     if match is None:
         raise ValueError(
-            f"schemes must be among {list(SCHEMES)} and 'keep_top_2', 'keep_top_3', "
+            f"{name} must be among {list(SCHEMES)} and 'keep_top_2', 'keep_top_3', "
             f"...; got {shown(scheme)}."
         )
     return int(match[1])

@@ -286,7 +286,7 @@ def _check_output_sites(
             "pass one site for each."
         )
     width = len(samples.intercept) // samples.n_sites
-    for site, mlp in zip(sites, samples.mlps, strict=True):
+    for index, (site, mlp) in enumerate(zip(sites, samples.mlps, strict=True)):
         if site >= samples.n_sites:
             raise ValueError(
                 f"output_site={site}, but the activations have {samples.n_sites} "
@@ -294,8 +294,8 @@ def _check_output_sites(
             )
         if mlp.W_out_NO.shape[1] != width:
             raise ValueError(
-                f"the output of an MLP has width {mlp.W_out_NO.shape[1]}, but the "
-                f"sites have width {width}; leave output_site=None."
+                f"the output of mlp[{index}] has width {mlp.W_out_NO.shape[1]}, but "
+                f"the sites have width {width}; leave output_site=None."
             )
     return sites
 

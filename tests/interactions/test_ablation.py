@@ -163,7 +163,7 @@ def test_identity_neurons_are_reconstructed(acts):
 def test_unknown_scheme_raises(fitted, acts, scheme):
     with pytest.raises(ValueError, match=r"schemes must be among.*got"):
         ablation_fidelity(fitted, acts, schemes=[scheme])
-    with pytest.raises(ValueError, match=r"schemes must be among.*got"):
+    with pytest.raises(ValueError, match=r"scheme must be among.*got"):
         ablated_output(fitted, acts, scheme)
 
 

@@ -304,7 +304,7 @@ def test_tightness(sae, acts):
         ({"level": "domain", "max_active": 0}, "must lie in the domain"),
         ({"residual": True}, "residual=True needs output_site"),
         ({"output_site": 1}, r"1 entries for 2 MLP\(s\)"),
-        ({"output_site": [1, 2]}, "output of an MLP has width 4"),
+        ({"output_site": [1, 2]}, r"output of mlp\[0\] has width 4"),
         ({"output_site": [1, 7]}, "output_site=7"),
         ({"n_dominant": 0}, "n_dominant"),
         ({"batch_size": 0}, "batch_size"),
