@@ -258,6 +258,16 @@ class Training:
         return self._data.batches(rows, self._settings.batch_size)
 
 
+def step_size(settings: FitSettings, n_columns: int, mlps: Sequence[FrozenMLP]) -> int:
+    """Multiplications of a step, were its products dense."""
+    size = 3 * settings.batch_size * settings.n_components * n_columns
+    if settings.strengths.has_penalty:
+        for mlp in mlps:
+            n_weights = 0 if mlp.W_in_DN is None else mlp.W_in_DN.numel()
+            size += 2 * settings.n_components * n_weights
+    return size
+
+
 class EarlyStopping:
     """Remembers the best weights and tells when they are no longer improved.
 

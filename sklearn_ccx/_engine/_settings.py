@@ -87,7 +87,3 @@ class FitSettings:
     device: torch.device
     mixed_precision: bool
     progress: str | None = None
-
-    def step_size(self, n_columns: int) -> int:
-        """Multiplications of a step without penalties, were its products dense."""
-        return 3 * self.batch_size * self.n_components * n_columns

@@ -5,9 +5,13 @@ from contextlib import contextmanager
 
 import torch
 
-# Multiplications between two barriers that make it worth while to wait for another
-# thread. Threads spin while they wait: where the operations are short, or another
-# process holds one of the cores, they wait most of the time.
+# Threads spin while they wait for each other. Between short operations, or where another
+# process holds one of the cores, they wait most of the time: below so many
+# multiplications, about a tenth of a second, one thread is faster on a busy machine than
+# two, and hardly slower on an idle one.
+_MIN_PARALLEL = 2**31
+
+# Multiplications that are worth another thread from there on.
 _PER_THREAD = 2**28
 
 
@@ -19,8 +23,10 @@ def threads_for(n_multiplications: int) -> Iterator[None]:
     results do not.
     """
     n_threads = torch.get_num_threads()
-    n_wanted = max(1, min(n_threads, n_multiplications // _PER_THREAD))
-    if n_wanted == n_threads:
+    n_wanted = 1
+    if n_multiplications >= _MIN_PARALLEL:
+        n_wanted = min(n_threads, n_multiplications // _PER_THREAD)
+    if n_wanted >= n_threads:
         yield
         return
     torch.set_num_threads(n_wanted)

@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
 from .._engine._data import TrainingData
-from .._engine._fit import Training, UserWeights
+from .._engine._fit import Training, UserWeights, step_size
 from .._engine._measure_sites import (
     Outliers,
     TypicalNorms,
@@ -106,7 +106,7 @@ class BaseInteractionCoder(FittedCoder):
             X.shape[1], layout["n_sites_"], len(train_rows), self._output_dtype(X)
         )
         weights = self._fitted_weights(settings, X) if self.warm_start else None
-        with threads_for(settings.step_size(X.shape[1])):
+        with threads_for(step_size(settings, X.shape[1], mlps)):
             run = Training.begin(data, train_rows, mlps, settings, generator, weights)
             history = run.run(train_rows, settings.n_passes, validation_rows)
             self._export(run, data, history, train_rows, layout)
@@ -177,7 +177,7 @@ class BaseInteractionCoder(FittedCoder):
         )
         mlps = self._frozen_mlps(data)
         history: dict[str, FloatArray] = {}
-        with threads_for(settings.step_size(X.shape[1])):
+        with threads_for(step_size(settings, X.shape[1], mlps)):
             if kept is not None and state is not None:
                 settings = replace(settings, n_passes=state["n_passes"])
                 run = Training.resume(
