@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
-# Threads spin while they wait for each other. Between short operations, or where another
-# process holds one of the cores, they wait most of the time: below so many
-# multiplications, about a tenth of a second, one thread is faster on a busy machine than
-# two, and hardly slower on an idle one.
+# Threads spin while they wait for each other. Between short operations, or where
+# another process holds one of the cores, they wait most of the time: below so many
+# multiplications, about a tenth of a second, one thread is faster on a busy machine
+# than two, and hardly slower on an idle one.
 _MIN_PARALLEL = 2**31
 
 # Multiplications that are worth another thread from there on.
