@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
 from .._engine._data import TrainingData
@@ -27,6 +26,7 @@ from .._engine._threads import threads_for
 from .._engine._torch_state import with_torch_state
 from .._engine.neurons import FrozenMLP
 from .._sklearn_compat import fit_context
+from .._validation import check_seed
 from ..networks import check_mlps, check_provable, freeze_mlps
 from ._fitted import FittedCoder
 from ._parameters import CoderParameters
@@ -203,7 +203,7 @@ class BaseInteractionCoder(FittedCoder):
         return self
 
     def _new_generator(self) -> torch.Generator:
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        seed = check_seed(self.random_state).randint(2**31 - 1)
         return torch.Generator().manual_seed(int(seed))
 
     def _typical_norms(self, X: FloatArray, layout: dict[str, Any]) -> TypicalNorms:

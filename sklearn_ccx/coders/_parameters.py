@@ -15,7 +15,7 @@ from .._sklearn_compat import (
     StrOptions,
     validate_parameter_constraints,
 )
-from .._validation import check_memory
+from .._validation import check_memory, shown
 from ..networks import MLPWeights
 
 # Gradient steps that max_iter=None stands for, if one pass takes fewer.
@@ -153,27 +153,34 @@ class CoderParameters(BaseEstimator):
             )
         return FitSettings(
             n_components=n_components,
-            k=min(self.k, n_components),
+            k=min(int(self.k), n_components),
             activation=self.activation,
-            l1_coefficient=float(self.l1_coefficient),
+            l1_coefficient=self._number("l1_coefficient"),
             strengths=LossStrengths(
-                lam=float(self.lam),
-                lam_fidelity=float(self.lam_fidelity),
-                n_dominant=self.n_dominant,
+                lam=self._number("lam"),
+                lam_fidelity=self._number("lam_fidelity"),
+                n_dominant=int(self.n_dominant),
                 aux_k=width // 2 if self.aux_k is None else self.aux_k,
-                lam_margin=float(self.lam_margin),
-                lam_interval=float(self.lam_interval),
+                lam_margin=self._number("lam_margin"),
+                lam_interval=self._number("lam_interval"),
             ),
-            learning_rate=float(self.learning_rate_init),
-            batch_size=self.batch_size,
+            learning_rate=self._number("learning_rate_init"),
+            batch_size=int(self.batch_size),
             n_passes=self._planned_passes(n_rows),
-            tol=float(self.tol),
-            n_iter_no_change=self.n_iter_no_change,
+            tol=self._number("tol"),
+            n_iter_no_change=int(self.n_iter_no_change),
             dtype=torch_dtype(dtype),
             device=self._torch_device(),
             mixed_precision=self.mixed_precision,
             progress=type(self).__name__ if self.verbose else None,
         )
+
+    def _number(self, name: str) -> float:
+        value = getattr(self, name)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name} is too large; got {shown(value)}.") from None
 
     def _check_parameters(self, *names: str) -> None:
         """Validate parameters that may have been set after the fit."""
@@ -186,7 +193,7 @@ class CoderParameters(BaseEstimator):
     def _resolved_n_components(self, width: int) -> int:
         if self.n_components is None:
             return _DEFAULT_EXPANSION * width
-        return self.n_components
+        return int(self.n_components)
 
     def _planned_passes(self, n_rows: int) -> int:
         if self.max_iter is not None:

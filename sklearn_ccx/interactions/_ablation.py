@@ -14,7 +14,7 @@ from .._engine._torch_state import with_torch_state
 from .._engine.neurons import Contributions, measure_data_scale
 from .._validation import check_int, check_list, check_seed, shown
 from ..networks import MLPs
-from ._reader import EncodedChunk, NeuronReader
+from ._reader import EncodedChunk, NeuronReader, refuse_overflow
 
 FloatArray = npt.NDArray[np.floating]
 Loss = Callable[[FloatArray, int], float]
@@ -214,8 +214,9 @@ def ablated_output(
         for chunk in reader.chunks()
         for _, batch in chunk.contributions(mlp_index, rank)
     ]
-    output = torch.cat(outputs) + reader.output_bias(mlp_index)
-    return output.cpu().numpy()
+    output = (torch.cat(outputs) + reader.output_bias(mlp_index)).cpu().numpy()
+    refuse_overflow(output, "the output")
+    return output
 
 
 def _largest_rank(scheme: Any, name: str = "schemes") -> int:
@@ -284,6 +285,8 @@ def _coefficients_of_determination(
                     output_BO = mlp.output(_kept_input(batch, scheme, random))
                     error_B = mlp.squared_errors(output_BO.double(), true_BO)
                     squared_error[scheme][index] += float(error_B.sum())
+    for scheme, error_P in squared_error.items():
+        refuse_overflow(error_P, f"the error of {scheme}")
     total_P = np.array([scale.output_variance for scale in scales]) * len(reader.X)
     return {
         scheme: np.where(np.isinf(total_P), math.nan, 1.0 - error_P / total_P)
@@ -302,7 +305,9 @@ def _recovered_losses(
     mlp, bias_O = reader.mlps[index], reader.output_bias(index)
 
     def network_loss(outputs: list[Tensor]) -> float:
-        value = loss((torch.cat(outputs) + bias_O).cpu().numpy(), index)
+        output = (torch.cat(outputs) + bias_O).cpu().numpy()
+        refuse_overflow(output, "the output")
+        value = loss(output, index)
         try:
             return float(value)
         except (TypeError, ValueError) as error:

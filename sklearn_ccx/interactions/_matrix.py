@@ -10,7 +10,7 @@ from .._engine.neurons import PairAccumulator
 from .._validation import check_option
 from ..networks import MLPs
 from ._coactivation import CoactivationCounts
-from ._reader import NeuronReader
+from ._reader import NeuronReader, refuse_overflow
 
 
 @with_torch_state()
@@ -96,6 +96,7 @@ def interaction_matrix(
             for _, codes in chunk.batches:
                 counts.add(codes)
     total = sums.total()
+    refuse_overflow(total.data, "the interaction")
     if normalize is None:
         return total / len(reader.X)
     n_both_active = counts.at(total)

@@ -198,3 +198,19 @@ class EncodedChunk:
                 first = rows.start + start
                 contributions = mlp.contributions(part, M_MN, n_dominant)
                 yield slice(first, first + len(part)), contributions
+
+
+def refuse_overflow(values: npt.ArrayLike, name: str) -> None:
+    """Raise if a result is more than its precision can hold.
+
+    Raises
+    ------
+    ValueError
+        If it is not finite.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{name} is not finite: X or the weights of mlp are too large for the "
+            "precision. Divide X by a constant and fit again, and multiply the input "
+            "weights by it, or pass X in float64."
+        )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from .._engine._torch_state import with_torch_state
 from .._validation import check_bool
 from ..networks import MLPs
-from ._reader import NeuronReader
+from ._reader import NeuronReader, refuse_overflow
 
 
 @with_torch_state()
@@ -94,4 +94,5 @@ def interaction_scores(
             for rows, contributions in chunk.contributions(index, reader.n_dominant):
                 bound_B = contributions.bound().clamp(min=0.0)
                 scores[rows, index] = bound_B.cpu().numpy()
+    refuse_overflow(scores, "the interaction")
     return scores if per_mlp else scores.sum(axis=1)

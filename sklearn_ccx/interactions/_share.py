@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from .._engine._torch_state import with_torch_state
 from ..networks import MLPs
-from ._reader import NeuronReader
+from ._reader import NeuronReader, refuse_overflow
 
 
 @with_torch_state()
@@ -83,4 +83,5 @@ def dominant_share(
                 share_sum, n_reached = contributions.share_sum()
                 totals[index] += float(share_sum)
                 counts[index] += float(n_reached)
+    refuse_overflow(totals, "the dominant share")
     return float(totals.sum() / counts.sum()) if counts.any() else math.nan

@@ -20,7 +20,7 @@ def check_numbers(values: Any, name: str) -> npt.NDArray[np.float64]:
     if array.dtype.kind not in "biuf":
         try:
             return array.astype(np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{name} must hold numbers; got {shown(values)}."
             ) from error

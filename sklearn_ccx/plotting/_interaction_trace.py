@@ -245,7 +245,9 @@ class InteractionTraceDisplay:
             scores = check_array(scores, ensure_2d=False, input_name="scores")
         scores_TP = scores.reshape(len(scores), -1)
         n_tokens, n_mlps = scores_TP.shape
-        self._tokens = check_names(self.tokens, "tokens", n_tokens, "score")
+        self._tokens = check_names(
+            self.tokens, "tokens", n_tokens, "row of X, or of scores"
+        )
         names = [f"MLP {index}" for index in range(n_mlps)]
         if self.mlp_names is not None:
             names = check_names(self.mlp_names, "mlp_names", n_mlps, "MLP")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from .._validation import as_numpy, check_int, check_option, shown
@@ -103,7 +104,10 @@ def cluster_labels(groups: Any, n_features: int) -> npt.NDArray[Any] | None:
     if isinstance(groups, BaseEstimator):
         groups = last_step(groups)
         if not hasattr(groups, "labels_"):
-            check_is_fitted(groups)
+            try:
+                check_is_fitted(groups)
+            except NotFittedError as error:
+                raise NotFittedError(f"groups is not fitted: {error}") from error
             raise TypeError(
                 f"groups is a {type(groups).__name__}, which has no labels_; pass a "
                 "fitted FeatureClusterer or a label for each sample."

