@@ -16,7 +16,10 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 # How numpy, pandas and polars say that an entry is no number.
-_NO_NUMBER = "could not convert|float\\(\\) argument|Cannot cast|too large to convert"
+_NO_NUMBER = (
+    "could not convert|float\\(\\) argument|Cannot cast|too large to convert|"
+    "setting an array element"
+)
 
 
 def as_array(value: Any, name: str) -> Any:
@@ -35,7 +38,8 @@ def as_array(value: Any, name: str) -> Any:
     Raises
     ------
     ValueError
-        If entries are masked or complex, a tensor holds no data, or a list is ragged.
+        If entries are masked or complex, a tensor holds no data, a list is ragged, or
+        columns of a data frame have the same name.
     """
     if isinstance(value, Tensor):
         return _tensor_as_array(value, name)
@@ -49,6 +53,12 @@ def as_array(value: Any, name: str) -> Any:
                 f"{name} cannot be made an array: {error}. Its rows must all have the "
                 "same length."
             ) from error
+    names = list(getattr(value, "columns", []))
+    if len(set(names)) < len(names):
+        twice = next(column for column in names if names.count(column) > 1)
+        raise ValueError(
+            f"{name} has several columns of the name {twice!r}; give each its own."
+        )
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.is_masked(value):
             raise ValueError(
@@ -333,8 +343,8 @@ def check_memory(n_bytes: int, sizes: Mapping[str, int]) -> None:
     if n_bytes > memory:
         arguments = ", ".join(f"{name}={size}" for name, size in sizes.items())
         raise ValueError(
-            f"{arguments} would need {n_bytes / 2**30:,.1f} GiB, and this machine has "
-            f"{memory / 2**30:,.1f} GiB; make some of them smaller."
+            f"{arguments} would need {n_bytes // 2**30:,} GiB, and this machine has "
+            f"{memory // 2**30:,} GiB; make some of them smaller."
         )
 
 

@@ -382,9 +382,10 @@ class FeatureClusterer(
         """
         self._validate_params()
         check_is_fitted(self)
-        X = check_array(
-            as_numbers(X, "X"), dtype=_DTYPES, ensure_min_features=0, input_name="X"
-        )
+        with errors_of_conversion("X"):
+            X = check_array(
+                as_numbers(X, "X"), dtype=_DTYPES, ensure_min_features=0, input_name="X"
+            )
         if X.shape[1] != self.n_clusters_:
             raise ValueError(
                 f"X has {X.shape[1]} columns, but FeatureClusterer has "

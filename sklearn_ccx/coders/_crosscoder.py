@@ -223,7 +223,8 @@ class InteractionCrosscoder(BaseInteractionCoder):
         "fvu" (summed over sites), "interaction", "infidelity", "margin" and
         "interval" (summed over MLPs, before their strengths; 0 while not trained on)
         and "l0"; the number of "dead_features", inactive in the whole pass; and the
-        "dominant_share" on the pass's last batch.
+        "dominant_share" on the pass's last batch, NaN if no neuron receives anything
+        there.
 
     loss_curve_ : list of float
         ``history_["loss"]``.

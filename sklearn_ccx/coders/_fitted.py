@@ -18,7 +18,7 @@ from .._engine._tensors import power_of_two_near, to_tensor, torch_dtype
 from .._engine._threads import threads_for
 from .._engine._torch_state import with_torch_state
 from .._engine.activations import keep_above, keep_largest
-from .._validation import as_numbers
+from .._validation import as_numbers, errors_of_conversion
 from ..networks import MLPWeights, check_mlps
 from ._parameters import CoderParameters
 from ._rows import DTYPES, batch_length, computed_dtype, flat, validated, with_shape
@@ -110,7 +110,8 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
             If the estimator is not fitted.
         """
         check_is_fitted(self)
-        codes = check_array(as_numbers(X, "X"), dtype=DTYPES, accept_sparse="csr")
+        with errors_of_conversion("X"):
+            codes = check_array(as_numbers(X, "X"), dtype=DTYPES, accept_sparse="csr")
         n_components = len(self.components_)
         if codes.shape[1] != n_components:
             raise ValueError(
@@ -121,6 +122,11 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
         components = self.components_.astype(codes.dtype, copy=False)
         intercept = self.intercept_.astype(codes.dtype, copy=False)
         X = codes @ components + intercept
+        if not np.isfinite(X).all():
+            raise ValueError(
+                f"X has codes too large for {X.dtype}: what they reconstruct is not "
+                "finite. Divide them by a constant, or pass them in float64."
+            )
         return X.reshape(len(X), self.n_sites_, -1) if self._is_three_d else X
 
     @with_torch_state()
@@ -206,7 +212,7 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
 
     def _validate_activations(self, X: Any) -> FloatArray:
         """Flattened activations that match those of the fit."""
-        self._check_parameters("dtype", "device", "sparse_output")
+        self._check_parameters("dtype", "device", "n_sites", "sparse_output")
         X = with_shape(X)
         if len(X.shape) > 2:
             self._number_of_sites(X.shape)

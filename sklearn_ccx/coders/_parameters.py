@@ -171,7 +171,7 @@ class CoderParameters(BaseEstimator):
             n_iter_no_change=int(self.n_iter_no_change),
             dtype=torch_dtype(dtype),
             device=self._torch_device(),
-            mixed_precision=self.mixed_precision,
+            mixed_precision=bool(self.mixed_precision),
             progress=type(self).__name__ if self.verbose else None,
         )
 

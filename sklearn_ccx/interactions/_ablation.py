@@ -309,11 +309,17 @@ def _recovered_losses(
         refuse_overflow(output, "the output")
         value = loss(output, index)
         try:
-            return float(value)
+            number = float(value)
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"loss must return a number; got {shown(value)}."
             ) from error
+        if not math.isfinite(number):
+            raise ValueError(
+                f"loss returned {number} for the output of MLP {index}; it must be "
+                "finite. X or the weights of mlp may be too large for it."
+            )
+        return number
 
     inputs = [mlp.neuron_inputs(x_BF) for x_BF in reader.centred_batches()]
     model = network_loss([mlp.output(input_BN) for input_BN in inputs])

@@ -53,8 +53,9 @@ def check_mlps(mlp: MLPs, n_sites: int, width: int) -> list[MLPWeights] | None:
             )
         if item.W_in.shape[0] != width:
             raise ValueError(
-                f"mlp[{index}].W_in has shape {item.W_in.shape}, but the site it reads "
-                f"has width {width}; W_in must have shape ({width}, n_neurons)."
+                f"mlp[{index}].W_in has shape {item.W_in.shape}, but the site of X "
+                f"that it reads has width {width}; W_in must have shape ({width}, "
+                "n_neurons)."
             )
     return mlps
 

@@ -14,17 +14,20 @@ def check_numbers(values: Any, name: str) -> npt.NDArray[np.float64]:
     Raises
     ------
     ValueError
-        If there are other things than numbers.
+        If there are other things than numbers, or infinite ones.
     """
     array = as_numpy(values, name)
     if array.dtype.kind not in "biuf":
         try:
-            return array.astype(np.float64)
+            array = array.astype(np.float64)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{name} must hold numbers; got {shown(values)}."
             ) from error
-    return array.astype(np.float64)
+    array = array.astype(np.float64)
+    if np.isinf(array).any():
+        raise ValueError(f"{name} must be finite numbers or NaN; got infinite ones.")
+    return array
 
 
 def check_labels(labels: Any, n_features: int, name: str = "labels") -> Any:

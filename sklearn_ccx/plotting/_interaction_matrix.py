@@ -297,6 +297,12 @@ class InteractionMatrixDisplay:
         keep = (rows != columns) & (matrix.data > 0)
         coords = (rows[keep], columns[keep])
         matrix = sparse.coo_array((matrix.data[keep], coords), matrix.shape).tocsr()
+        smallest = _COLOR_RANGE * np.finfo(np.float64).tiny
+        if matrix.nnz and not smallest <= matrix.data.max() <= 1 / smallest:
+            raise ValueError(
+                "matrix has entries too large or too small for a scale of colors; "
+                "multiply it by a constant."
+            )
         if self.labels is None:
             interacts = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
             labels = np.where(interacts, 0, -1)
