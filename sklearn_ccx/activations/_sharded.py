@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._validation import as_numpy
+
 _ITEM_DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype("<f2"),
     "bfloat16": np.dtype("<u2"),  # numpy has no bfloat16; these are its bits
@@ -176,7 +178,7 @@ class ShardedActivations:
             return np.arange(*rows.indices(n_rows))
         if rows is Ellipsis:
             return np.arange(n_rows)
-        index = np.asarray(rows)
+        index = as_numpy(rows, "the index of rows")
         if index.ndim != 1 or (index.size and index.dtype.kind not in "biu"):
             raise IndexError(
                 "Rows are chosen by an integer, a slice, or a list or array of "

@@ -1,5 +1,6 @@
 """What a fitted coder does with activations: codes, reconstruction, score."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -121,7 +122,8 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
             )
         components = self.components_.astype(codes.dtype, copy=False)
         intercept = self.intercept_.astype(codes.dtype, copy=False)
-        X = codes @ components + intercept
+        with np.errstate(over="ignore", invalid="ignore"):
+            X = codes @ components + intercept
         if not np.isfinite(X).all():
             raise ValueError(
                 f"X has codes too large for {X.dtype}: what they reconstruct is not "
@@ -177,12 +179,22 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
                 (total_L, rows - mean),
                 (square_L, rows),
             ):
-                squares = np.square(values / unit_F).reshape(len(rows), *by_site)
-                sums_L += squares.sum(axis=(0, 2))
+                with np.errstate(over="ignore"):
+                    squares = np.square(values / unit_F)
+                    sums_L += squares.reshape(len(rows), *by_site).sum(axis=(0, 2))
         varies = ~is_constant(total_L, square_L)
         if not varies.any():
             return float(is_constant(error_L, square_L).all())
-        return float(np.mean(1.0 - error_L[varies] / total_L[varies]))
+        with np.errstate(over="ignore"):
+            score = float(np.mean(1.0 - error_L[varies] / total_L[varies]))
+        if not math.isfinite(score):
+            warnings.warn(
+                f"The score is {score}: what the features reconstruct is of quite "
+                "another size than X. Pass X in the units of the fit.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return score
 
     def _validate_new_activations(self, X: Any) -> tuple[FloatArray, dict[str, Any]]:
         """Flattened activations to fit, and the attributes that describe them.

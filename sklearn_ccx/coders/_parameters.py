@@ -165,7 +165,7 @@ class CoderParameters(BaseEstimator):
                 lam_interval=self._number("lam_interval"),
             ),
             learning_rate=self._number("learning_rate_init"),
-            batch_size=int(self.batch_size),
+            batch_size=min(int(self.batch_size), max(1, n_rows)),
             n_passes=self._planned_passes(n_rows),
             tol=self._number("tol"),
             n_iter_no_change=int(self.n_iter_no_change),
@@ -197,8 +197,9 @@ class CoderParameters(BaseEstimator):
 
     def _planned_passes(self, n_rows: int) -> int:
         if self.max_iter is not None:
-            return self.max_iter
-        return math.ceil(_DEFAULT_N_STEPS / math.ceil(n_rows / self.batch_size))
+            return int(self.max_iter)
+        n_steps = math.ceil(n_rows / min(self.batch_size, max(1, n_rows)))
+        return math.ceil(_DEFAULT_N_STEPS / n_steps)
 
     def _torch_device(self) -> torch.device:
         if self.device == "auto":

@@ -231,7 +231,8 @@ def _sites(samples: ExplainedSamples, output_site: int | None) -> list[int]:
     sites.append(check_int(output_site, "output_site", minimum=0))
     if len(set(sites)) < len(sites):
         raise ValueError(
-            f"the blocks read and write the sites {sites}, but each needs its own; "
+            f"with output_site={output_site}, the blocks read and write the sites "
+            f"{sites}, but each needs its own; "
             "pass one MLP for each block, in their order."
         )
     if sites[-1] >= samples.n_sites:

@@ -116,3 +116,28 @@ def test_penalties_of_huge_activations(acts, activation):
     for name in ("loss", "interaction", "infidelity", "interval"):
         assert np.isfinite(sae.history_[name]).all()
         assert sae.history_[name].any()
+
+
+def test_a_score_without_a_number_is_said_to_be_none(acts):
+    X = acts[:, 0]
+    sae = InteractionSAE(24, k=4, max_iter=10, random_state=0).fit(X)
+    with pytest.warns(UserWarning, match=r"The score is -inf: .* units of the fit"):
+        assert sae.score(X * 1e-300) == -np.inf
+
+
+def test_codes_that_overflow_are_refused(acts):
+    sae = InteractionSAE(24, k=4, max_iter=1, random_state=0).fit(acts[:, 0])
+    with pytest.raises(ValueError, match="X has codes too large for float32"):
+        sae.inverse_transform(np.full((2, 24), 3e38, dtype=np.float32))
+
+
+def test_sizes_beyond_memory_are_refused(acts):
+    for n_components in (10**12, 10**18, 10**400):
+        with pytest.raises(ValueError, match=r"n_components=.* would need .* GiB"):
+            InteractionSAE(n_components).fit(acts[:, 0])
+
+
+@pytest.mark.parametrize("name", ["batch_size", "k", "aux_k", "n_iter_no_change"])
+def test_more_than_there_is_means_all(acts, name):
+    sae = InteractionSAE(24, max_iter=1, random_state=0, **{name: 10**400})
+    assert np.isfinite(sae.fit(acts[:, 0]).components_).all()
