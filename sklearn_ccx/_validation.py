@@ -173,6 +173,20 @@ def check_ints(
     return [check_int(x, name, minimum=minimum, maximum=maximum) for x in values]
 
 
+def as_float(value: Any, name: str) -> float:
+    """A real number as a float.
+
+    Raises
+    ------
+    ValueError
+        If no float is as large.
+    """
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large; got {shown(value)}.") from None
+
+
 def check_real(
     value: Any, name: str, *, minimum: float = -np.inf, inclusive: bool = True
 ) -> float:
@@ -187,12 +201,13 @@ def check_real(
     """
     if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a number; got {shown(value)}.")
-    too_small = value < minimum or (not inclusive and value == minimum)
-    if not np.isfinite(float(value)) or too_small:
+    number = as_float(value, name)
+    too_small = number < minimum or (not inclusive and number == minimum)
+    if not np.isfinite(number) or too_small:
         bound = "" if minimum == -np.inf else f" {'from' if inclusive else 'above'} "
         bound += "" if minimum == -np.inf else f"{minimum:g}"
         raise ValueError(f"{name} must be a finite number{bound}; got {value!r}.")
-    return float(value)
+    return number
 
 
 def check_bool(value: Any, name: str) -> bool:

@@ -117,7 +117,10 @@ class ShardedActivations:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> npt.NDArray[np.float32]:
-        rows, *columns = key if isinstance(key, tuple) else (key,)
+        if isinstance(key, tuple):
+            rows, *columns = key or (slice(None),)
+        else:
+            rows, columns = key, []
         if isinstance(rows, int | np.integer):
             return self[[rows], *columns][0]
         index = self._row_index(rows)

@@ -15,7 +15,7 @@ from .._sklearn_compat import (
     StrOptions,
     validate_parameter_constraints,
 )
-from .._validation import check_memory, shown
+from .._validation import as_float, check_memory
 from ..networks import MLPWeights
 
 # Gradient steps that max_iter=None stands for, if one pass takes fewer.
@@ -176,11 +176,7 @@ class CoderParameters(BaseEstimator):
         )
 
     def _number(self, name: str) -> float:
-        value = getattr(self, name)
-        try:
-            return float(value)
-        except OverflowError:
-            raise ValueError(f"{name} is too large; got {shown(value)}.") from None
+        return as_float(getattr(self, name), name)
 
     def _check_parameters(self, *names: str) -> None:
         """Validate parameters that may have been set after the fit."""

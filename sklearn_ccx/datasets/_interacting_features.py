@@ -8,7 +8,7 @@ from scipy.stats import ortho_group
 from sklearn.utils import Bunch, check_random_state
 
 from .._sklearn_compat import Interval, validate_params
-from .._validation import check_memory
+from .._validation import as_float, check_memory
 from ..coders import InteractionSAE
 from ..networks import MLPWeights
 from ._sizes import COUNT
@@ -147,7 +147,11 @@ def make_interacting_features(
     True
     """
     n_samples, n_features, n_neurons = int(n_samples), int(n_features), int(n_neurons)
-    boost, background, noise = float(boost), float(background), float(noise)
+    boost, background = as_float(boost, "boost"), as_float(background, "background")
+    noise, frequency_skew = (
+        as_float(noise, "noise"),
+        as_float(frequency_skew, "frequency_skew"),
+    )
     # Codes, their weights and keys, the order of these, and activations with noise;
     # the components and what makes them; weights of the MLP and masks of the writes.
     n_numbers = 7 * n_samples * n_features + 3 * n_features**2

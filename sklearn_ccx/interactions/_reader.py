@@ -86,6 +86,7 @@ class NeuronReader:
         self.coder = coder
         self.n_dominant = coder.n_dominant_ if n_dominant is None else n_dominant
         self.X = coder._validate_activations(X)
+        self.batch_size = min(self.batch_size, len(self.X))
         n_sites = coder.n_sites_
         self.weights: list[MLPWeights] | None = check_mlps(
             coder.mlp_ if mlp is None else mlp, n_sites, self.X.shape[1] // n_sites

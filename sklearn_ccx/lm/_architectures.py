@@ -168,8 +168,9 @@ def check_model(model: object) -> PreTrainedModel:
     TypeError
         If it is not a transformers model.
     """
-    if not isinstance(model, PreTrainedModel) and hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    unwrap = getattr(model, "get_base_model", None)
+    if not isinstance(model, PreTrainedModel) and callable(unwrap):
+        model = unwrap()
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             "model must be a transformers PreTrainedModel, such as "

@@ -292,6 +292,12 @@ class MLPWeights:
         """
         W_in, b_in = linear_layer(linear_in, "linear_in")
         W_out, b_out = linear_layer(linear_out, "linear_out")
+        if W_in.shape[1] != W_out.shape[0]:
+            raise ValueError(
+                f"linear_in has {W_in.shape[1]} outputs, but linear_out has "
+                f"{W_out.shape[0]} inputs; pass the layers before and after the "
+                "neurons."
+            )
         W_gate = b_gate = None
         if linear_gate is not None:
             W_gate, b_gate = linear_layer(linear_gate, "linear_gate")

@@ -309,7 +309,10 @@ class InteractionMatrixDisplay:
         else:
             labels = check_labels(self.labels, n_features)
         if not (labels >= 0).any():
-            raise ValueError("no feature is in a cluster; there is nothing to draw.")
+            raise ValueError(
+                "no feature is in a cluster, by labels or by the matrix; there is "
+                "nothing to draw."
+            )
         return matrix, labels
 
     def _write_labels(

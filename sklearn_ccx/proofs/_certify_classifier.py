@@ -312,6 +312,8 @@ def _check_labels(
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise ValueError(f"y must hold one label for each sample; got {shown(labels)}.")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise ValueError("y contains NaN or infinity; give each sample a label.")
     if len(labels) != n_samples:
         raise ValueError(
             f"X and y have inconsistent numbers of samples: {n_samples} and "

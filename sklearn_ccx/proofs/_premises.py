@@ -108,6 +108,8 @@ def cluster_labels(groups: Any, n_features: int) -> npt.NDArray[Any] | None:
                 check_is_fitted(groups)
             except NotFittedError as error:
                 raise NotFittedError(f"groups is not fitted: {error}") from error
+            except TypeError as error:
+                raise TypeError(f"groups is no clusterer: {error}") from error
             raise TypeError(
                 f"groups is a {type(groups).__name__}, which has no labels_; pass a "
                 "fitted FeatureClusterer or a label for each sample."
