@@ -35,6 +35,7 @@ from .._sklearn_compat import (
 )
 from .._validation import (
     as_array,
+    as_float,
     as_numbers,
     check_int,
     check_n_rows,
@@ -605,7 +606,10 @@ class FeatureClusterer(
         alive = np.flatnonzero(features.is_alive)
         labels = np.full(len(features.is_alive), -1, dtype=np.intp)
         labels[alive] = cluster_nodes(
-            features.affinity[alive][:, alive], self.method, self.resolution, seed
+            features.affinity[alive][:, alive],
+            self.method,
+            as_float(self.resolution, "resolution"),
+            seed,
         )
         return labels
 

@@ -11,6 +11,8 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import AffinityPropagation
 from sklearn.utils import get_tags
 
+from .._engine._tensors import power_of_two_near
+
 Labels = npt.NDArray[np.intp]
 
 METHODS = (
@@ -57,7 +59,9 @@ def cluster_nodes(
         return in_order_of_size(rows.fit_predict(affinity.toarray()))
     if not isinstance(method, str):
         return in_order_of_size(_fit_predict(seeded_clone(method, seed), affinity))
-    graph = nx.from_scipy_sparse_array(affinity)
+    # The communities do not depend on the unit; squares of huge weights overflow.
+    unit = power_of_two_near(float(affinity.max()))
+    graph = nx.from_scipy_sparse_array(affinity / unit)
     communities: Iterable[set[int]]
     if method == "louvain":
         communities = nx.community.louvain_communities(

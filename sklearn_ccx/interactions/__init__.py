@@ -2,7 +2,7 @@
 
 from ._ablation import SCHEMES, Loss, ablated_output, ablation_fidelity
 from ._matrix import interaction_matrix
-from ._reader import NeuronReader
+from ._reader import NeuronReader, refuse_overflow
 from ._scores import interaction_scores
 from ._share import dominant_share
 
@@ -15,4 +15,5 @@ __all__ = [
     "dominant_share",
     "interaction_matrix",
     "interaction_scores",
+    "refuse_overflow",
 ]

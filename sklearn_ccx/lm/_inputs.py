@@ -347,8 +347,8 @@ def _check_ids(ids: list[IntArray], model: PreTrainedModel) -> None:
         unknown = array[(array < 0) | (array >= n_known)]
         if len(unknown):
             raise ValueError(
-                f"Sequence {number} has the token id {unknown[0]}, but the model knows "
-                f"0..{n_known - 1}; use the tokenizer that belongs to it."
+                f"Sequence {number} of inputs has the token id {unknown[0]}, but the "
+                f"model knows 0..{n_known - 1}; use the tokenizer that belongs to it."
             )
 
 

@@ -196,7 +196,8 @@ def _patches(output: FloatArray | None, n_tokens: int, width: int) -> Tensor | N
     if array.shape != shape:
         raise ValueError(
             f"The output of the MLP has shape {array.shape}, but the harvested "
-            f"tokens need {shape}; give patched_loss and harvest the same inputs."
+            f"tokens need {shape}; give patched_loss and harvest the same inputs, "
+            "max_length, max_tokens, drop_special and drop_positions."
         )
     if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
         raise ValueError(

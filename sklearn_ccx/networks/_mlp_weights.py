@@ -301,6 +301,12 @@ class MLPWeights:
         W_gate = b_gate = None
         if linear_gate is not None:
             W_gate, b_gate = linear_layer(linear_gate, "linear_gate")
+            if W_gate.shape != W_in.shape:
+                raise ValueError(
+                    f"linear_gate has {W_gate.shape[0]} inputs and {W_gate.shape[1]} "
+                    f"outputs, but linear_in has {W_in.shape[0]} and {W_in.shape[1]}; "
+                    "both read the input of the MLP."
+                )
         if not isinstance(activation, str):
             activation = activation_name(activation)
         return cls(
@@ -366,7 +372,7 @@ def _numbers(value: Any, name: str) -> npt.NDArray[Any]:
         if array.dtype.kind != "O":
             raise TypeError("these are not numbers")
         return array.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{name} must be an array of numbers; got dtype {array.dtype}: {error}."
         ) from error
@@ -391,7 +397,11 @@ def _bias(bias: Any, length: int, name: str) -> npt.NDArray[Any]:
         return np.zeros(length)
     array = _numbers(bias, name)
     if array.shape != (length,):
-        raise ValueError(f"{name} must have shape ({length},); got {array.shape}.")
+        weight = {"b_in": "W_in", "b_gate": "W_in", "b_out": "W_out"}[name]
+        raise ValueError(
+            f"{name} must have shape ({length},), one number for each column of "
+            f"{weight}; got {array.shape}."
+        )
     return array
 
 

@@ -375,7 +375,8 @@ class PenaltyPathDisplay:
         if low < 0:
             ax.axhline(0, color="0.5", linewidth=0.8, zorder=0)
         name = self.param_name.rpartition("__")[2]
-        ax.set_xlabel(_AXIS_LABELS.get(name, self.param_name))
+        own_name = self.param_name.replace("$", r"\$")  # no mathematics
+        ax.set_xlabel(_AXIS_LABELS.get(name, own_name))
         ax.set_ylabel("fraction" if len(self.lines_) == 2 else "fraction or $R^2$")
         ax.spines[["top", "right"]].set_visible(False)
 

@@ -30,9 +30,9 @@ def refuses_overflow(
                 continue
             if field.name != "y" and not np.isfinite(value).all():
                 raise ValueError(
-                    f"{field.name} is not finite: X or the weights that read it are "
-                    "too large for float64. Divide X by a constant and fit again, and "
-                    "multiply the input weights by it."
+                    f"{field.name} is not finite: X or the weights of the mlp that "
+                    "reads it are too large for float64. Divide X by a constant and "
+                    "fit again, and multiply the input weights by it."
                 )
         return certificate
 

