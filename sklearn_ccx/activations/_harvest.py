@@ -131,6 +131,8 @@ def check_path(value: object, name: str) -> Path:
     ------
     TypeError
         If it is none.
+    ValueError
+        If no file system has such a path.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -139,4 +141,6 @@ def check_path(value: object, name: str) -> Path:
             f"{name} must be the path of a directory, as a str or a pathlib.Path; got "
             f"{shown(value)}."
         )
+    if "\0" in value:
+        raise ValueError(f"{name} has a null character; got {shown(value)}.")
     return Path(value)

@@ -193,6 +193,8 @@ def _patches(output: FloatArray | None, n_tokens: int, width: int) -> Tensor | N
         return None
     shape = n_tokens, width
     array = as_numpy(output, "output")
+    if array.dtype == np.longdouble:  # torch has none
+        array = array.astype(np.float64)
     if array.shape != shape:
         raise ValueError(
             f"The output of the MLP has shape {array.shape}, but the harvested "

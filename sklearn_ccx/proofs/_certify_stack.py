@@ -241,10 +241,10 @@ def _sites(samples: ExplainedSamples, output_site: int | None) -> list[int]:
             f"{samples.n_sites} site(s); add it to the activations or set output_site."
         )
     width = len(samples.intercept) // samples.n_sites
-    for mlp in samples.mlps:
+    for index, mlp in enumerate(samples.mlps):
         if mlp.W_out_NO.shape[1] != width:
             raise ValueError(
-                f"the output of an MLP has width {mlp.W_out_NO.shape[1]}, but the "
-                f"sites have width {width}; a residual block needs them equal."
+                f"the output of mlp[{index}] has width {mlp.W_out_NO.shape[1]}, but "
+                f"the sites have width {width}; a residual block needs them equal."
             )
     return sites

@@ -207,7 +207,7 @@ def test_errors(stack):
         certify_stack(ccx, X, output_site=1)
     with pytest.raises(ValueError, match="writes to site 3"):
         certify_stack(ccx, X, output_site=3)
-    with pytest.raises(ValueError, match="output of an MLP has width 4"):
+    with pytest.raises(ValueError, match=r"output of mlp\[0\] has width 4"):
         certify_stack(ccx, X, mlp=[make_mlp(6, 9)])
     with pytest.raises(ValueError, match="each needs its own"):
         certify_stack(ccx, X, mlp=[mlps[0], mlps[0]])
