@@ -14,6 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn_ccx import (
     InteractionCrosscoder,
     InteractionSAE,
+    MLPWeights,
     dominant_share,
     interaction_matrix,
     interaction_scores,
@@ -193,3 +194,26 @@ def test_unknown_normalization_raises(fitted, acts):
         interaction_matrix(fitted, acts, normalize="cosine")
     with pytest.raises(ValueError, match="n_dominant must be at least 1; got 0"):
         interaction_scores(fitted, acts, n_dominant=0)
+
+
+def test_matrix_of_plain_and_gated_mlps_sums_to_the_mean_score(acts):
+    """One unit for all: the Lipschitz constant is inside every bound."""
+    rng = np.random.default_rng(0)
+    mlps = [
+        make_mlp(6, 9, "relu", site=0),
+        make_mlp(6, 7, "gelu", seed=1, site=1),
+        make_mlp(6, 5, "logistic", seed=2, site=2),
+        MLPWeights(
+            rng.normal(size=(6, 8)),
+            rng.normal(size=(8, 3)),
+            W_gate=rng.normal(size=(6, 8)),
+            activation="silu",
+            site=1,
+        ),
+    ]
+    ccx = InteractionCrosscoder(12, k=4, mlp=mlps, max_iter=3, random_state=0).fit(acts)
+    for chosen in ([mlp] for mlp in mlps), [mlps[:2], mlps[2:], mlps]:
+        for mlp in chosen:
+            A = interaction_matrix(ccx, acts, mlp=mlp)
+            mean = interaction_scores(ccx, acts, mlp=mlp).mean()
+            assert_allclose(A.sum(), mean, rtol=1e-10)
