@@ -273,7 +273,7 @@ def errors_about(name: str) -> Iterator[None]:
     except NotFittedError:
         raise
     except (TypeError, ValueError) as error:
-        if name in str(error):
+        if re.search(rf"\b{re.escape(name)}\b", str(error)):
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name} cannot be used: {error}") from error

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
-from ._validation import check_list, shown
+from ._validation import as_float, check_list, shown
 from .coders import find_coder
 from .interactions import ablation_fidelity, dominant_share
 
@@ -262,6 +262,7 @@ class StrongestPenalty:
             raise ValueError(
                 f"max_loss must be a finite number from 0; got {shown(self.max_loss)}."
             )
+        as_float(self.max_loss, "max_loss")
         if not isinstance(self.metric, str):
             raise TypeError(f"metric must be a string; got {shown(self.metric)}.")
         is_name = isinstance(self.order, str)  # which is a sequence, of characters

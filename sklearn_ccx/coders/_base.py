@@ -217,7 +217,7 @@ class BaseInteractionCoder(FittedCoder):
         rows = np.arange(len(X))
         if self.outlier_threshold is None:
             return rows
-        outliers = Outliers(self.outlier_threshold)
+        outliers = Outliers(self._number("outlier_threshold"))
         rows = without_outliers(X, rows, typical, outliers)
         if len(rows) < min(2, len(X)):
             raise ValueError(
@@ -225,6 +225,11 @@ class BaseInteractionCoder(FittedCoder):
                 f"{len(X)} samples; raise it."
             )
         return rows
+
+    def _outlier_ratio(self) -> float:
+        if self.outlier_threshold is None:
+            return _OUTLIER_RATIO
+        return self._number("outlier_threshold")
 
     def _split(
         self, rows: npt.NDArray[np.int64], generator: torch.Generator
@@ -251,7 +256,7 @@ class BaseInteractionCoder(FittedCoder):
         typical: TypicalNorms,
     ) -> TrainingData:
         """Activations in training units, which are measured on some rows."""
-        outliers = Outliers(self.outlier_threshold or _OUTLIER_RATIO)
+        outliers = Outliers(self._outlier_ratio())
         scaling = measure_sites(
             X,
             rows,
@@ -267,7 +272,7 @@ class BaseInteractionCoder(FittedCoder):
     def _warn_of_outliers(
         self, X: FloatArray, rows: npt.NDArray[np.int64], typical: TypicalNorms
     ) -> None:
-        outliers = Outliers(self.outlier_threshold or _OUTLIER_RATIO)
+        outliers = Outliers(self._outlier_ratio())
         without_outliers(X, rows, typical, outliers)
         _warn_of_outliers(outliers)
 

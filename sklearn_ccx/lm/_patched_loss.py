@@ -185,7 +185,13 @@ def _loss(
             n_predicted += int((targets_BT != _NO_LABEL).sum())
     if not n_predicted:
         raise ValueError("inputs has nothing to predict at the harvested tokens.")
-    return total / n_predicted
+    loss = total / n_predicted
+    if not np.isfinite(loss):
+        raise ValueError(
+            f"The loss is {loss}: the model's own, or that with output, which may be "
+            "too large for the model's precision."
+        )
+    return loss
 
 
 def _patches(output: FloatArray | None, n_tokens: int, width: int) -> Tensor | None:

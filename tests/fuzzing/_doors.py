@@ -595,6 +595,7 @@ def _dataset_doors():
 
 def _language_model_doors():
     read = {"model": _language_model, "batch_size": 2, "max_length": 10}
+    read["_paths"] = ("out",)
     yield _function(lm.harvest, **read, inputs=lambda: IDS)
     yield _function(
         lm.harvest,
@@ -605,7 +606,6 @@ def _language_model_doors():
         out="written",
         shard_size=3,
         dtype="bfloat16",
-        _paths=("out",),
     )
     yield _function(
         lm.harvest,
