@@ -115,8 +115,10 @@ class CrosscoderModel(nn.Module):
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:
-        """Give every decoder row unit norm again."""
+        """Give every decoder row unit norm again, or NaN if its norm overflows."""
         norm_M1 = torch.linalg.vector_norm(self.W_dec_MF, dim=1, keepdim=True)
+        # Divided by an infinite norm a diverged row would be 0, and pass for sound.
+        norm_M1.masked_fill_(norm_M1.isinf(), torch.nan)
         self.W_dec_MF.div_(norm_M1.clamp(min=torch.finfo(norm_M1.dtype).tiny))
 
 

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
@@ -182,6 +182,17 @@ def test_divergence_in_a_later_pass_keeps_what_was_learned(acts):
     with pytest.warns(ConvergenceWarning):
         estimator.fit(X)
     assert estimator.score(X) == pytest.approx(good.score(X), abs=0.1)
+
+
+def test_decoder_rows_whose_norm_overflows_count_as_diverged():
+    # One step: the reported losses are those before it, and finite.
+    X = np.random.default_rng(0).normal(size=(24, 4))
+    estimator = sae(max_iter=2, batch_size=24).fit(X)
+    learned = estimator.components_.copy()
+    estimator.set_params(learning_rate_init=1e300)
+    with pytest.warns(ConvergenceWarning, match="diverged in pass 1"):
+        estimator.partial_fit(X)
+    assert_allclose(estimator.components_, learned, rtol=1e-12)
 
 
 def test_learning_rate_is_set_before_the_step():
