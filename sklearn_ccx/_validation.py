@@ -98,6 +98,23 @@ def as_numbers(value: Any, name: str) -> Any:
         return value.astype(np.float64)
 
 
+def as_floats(value: Any, name: str) -> npt.NDArray[np.float64]:
+    """:func:`as_numpy` in float64.
+
+    Raises
+    ------
+    ValueError
+        If there are other things than numbers.
+    """
+    array = as_numpy(value, name)
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{name} must hold numbers; got {shown(value)}: {error}."
+        ) from error
+
+
 @contextmanager
 def errors_of_conversion(name: str) -> Iterator[None]:
     """Name the parameter where numpy says that an entry is no number."""
@@ -250,6 +267,27 @@ def check_list(values: Any, name: str) -> list[Any]:
     if is_single or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a list; got {shown(values)}.")
     return list(values)
+
+
+def check_text(text: Any, name: str) -> str:
+    """A string that can be written.
+
+    Raises
+    ------
+    ValueError
+        If it has halves of characters.
+    TypeError
+        If it is none.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a string; got {shown(text)}.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} must be text that UTF-8 can encode; got {text!a}."
+        ) from error
+    return text
 
 
 def check_n_rows(values: Any, name: str) -> int:

@@ -32,6 +32,11 @@ SHAPES = (
             "--sae 6 24 3 8 --crosscoder 8 24 2 6 2 12 3 --repeats 1",
             "with penalty",
         ),
+        (
+            "threads",
+            "--samples 40 --width 4 --features 8 --passes 1 --repeats 1",
+            "a core busy",
+        ),
     ],
 )
 def test_benchmark_prints_its_table(script, options, expected, tmp_path):

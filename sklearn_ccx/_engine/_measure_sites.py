@@ -135,11 +135,8 @@ def measure_sites(
     mean_F = sum_F / n_samples
     offset_F = mean_F if center else np.zeros(n_columns)
 
-    # Powers of two, so that squares neither overflow nor vanish.
     by_site = n_sites, -1
-    unit_L = np.array(
-        [power_of_two_near(x) for x in largest_F.reshape(by_site).max(axis=1)]
-    )
+    unit_L = site_units(largest_F, n_sites)
     unit_F = np.repeat(unit_L, n_columns // n_sites)
     norm_L, variance_L, mean_square_L = np.zeros((3, n_sites))
     for _, chunk_BF in _chunks(X, rows):
@@ -163,6 +160,15 @@ def measure_sites(
         scale_L[measurable_L] = relative_L[measurable_L] / unit_L[measurable_L]
     training_variance_L = variance_L * relative_L**2
     return SiteScaling(offset_F, scale_L, mean_F, training_variance_L, is_constant_L)
+
+
+def site_units(largest_F: FloatArray, n_sites: int) -> FloatArray:
+    """A power of two near the largest number of each site, (L,).
+
+    Divided by it before they are squared, numbers neither overflow nor vanish.
+    """
+    largest_L = largest_F.reshape(n_sites, -1).max(axis=1)
+    return np.array([power_of_two_near(size) for size in largest_L.tolist()])
 
 
 def is_constant(variance: FloatArray, mean_square: FloatArray) -> npt.NDArray[np.bool_]:

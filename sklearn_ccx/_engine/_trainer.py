@@ -159,15 +159,13 @@ class Trainer:
         trained = [sums, *model.parameters()]
         if not all(bool(values.isfinite().all()) for values in trained):
             raise DivergenceError
-        # The sums were taken before each step: the last one shows only here.
-        dominant_share = self._dominant_share(x_BF)
         self._i_pass += 1
         means = dict(zip(StepReport._fields, (sums / n_batches).tolist(), strict=True))
         del means["gradient_norm"]
         return PassReport(
             **means,
             dead_features=float((~was_active_M).sum()),
-            dominant_share=dominant_share,
+            dominant_share=self._dominant_share(x_BF),
         )
 
     def step(
@@ -227,8 +225,6 @@ class Trainer:
             )
             share_sum, n_reached = contributions.share_sum()
             total, count = total + float(share_sum), count + float(n_reached)
-        if not math.isfinite(total):
-            raise DivergenceError
         return total / count if count else math.nan
 
     def state_dict(self) -> dict[str, Any]:

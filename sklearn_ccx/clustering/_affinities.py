@@ -28,12 +28,7 @@ _MAX_PAIRS = 2**21
 @with_torch_state()
 def sparse_codes(coder: BaseInteractionCoder, X: Any) -> sparse.csr_array:
     """Codes of a fitted coder as CSR, whatever its own output format."""
-    X = coder._validate_activations(X)
-    batches = [
-        sparse.csr_array(codes_BM.cpu().numpy())
-        for _, codes_BM in coder._encode_batches(X)
-    ]
-    return sparse.csr_array(sparse.vstack(batches, format="csr"))
+    return coder._encode_sparsely(coder._validate_activations(X))
 
 
 def activation_frequency(codes: sparse.csr_array) -> npt.NDArray[np.float64]:

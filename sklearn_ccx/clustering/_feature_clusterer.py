@@ -42,7 +42,13 @@ from .._validation import (
     check_seed,
     errors_of_conversion,
 )
-from ..coders import BaseInteractionCoder, check_holds_coder, find_coder, fitted_parts
+from ..coders import (
+    BaseInteractionCoder,
+    check_holds_coder,
+    find_coder,
+    fitted_parts,
+    unfrozen,
+)
 from ._affinities import sparse_codes
 from ._feature_graph import feature_graph, modularity
 from ._features import (
@@ -536,14 +542,10 @@ class FeatureClusterer(
 
     def _fit_estimator(self, X: Any, seed: int) -> dict[str, Any]:
         """Fit the estimator, unless it is frozen: the attributes that it decides."""
-        estimator = self.estimator
-        check_holds_coder(estimator)
-        if isinstance(estimator, FrozenEstimator):
-            fitted_parts(estimator)
-            while isinstance(estimator, FrozenEstimator):
-                estimator = estimator.estimator
-        else:
-            estimator = seeded_clone(estimator, seed).fit(X)
+        check_holds_coder(self.estimator)
+        estimator = unfrozen(self.estimator)
+        if estimator is None:
+            estimator = seeded_clone(self.estimator, seed).fit(X)
         n_columns = math.prod(X.shape[1:])
         layout = {"estimator_": estimator, "n_features_in_": n_columns}
         if hasattr(estimator, "feature_names_in_"):

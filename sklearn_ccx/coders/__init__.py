@@ -9,6 +9,7 @@ from ._inside import (
     fitted_parts,
     holds_coder,
     last_step,
+    unfrozen,
 )
 from ._sae import InteractionSAE
 
@@ -22,4 +23,5 @@ __all__ = [
     "fitted_parts",
     "holds_coder",
     "last_step",
+    "unfrozen",
 ]

@@ -166,7 +166,10 @@ class BaseInteractionCoder(FittedCoder):
             kept = MeasuredScales.from_dict(self._scales)
             typical = kept.typical
             rows = self._rows_to_use(X, typical)
-            self._warn_of_outliers(X, rows, typical)
+            if self.outlier_threshold is None:
+                outliers = Outliers(_OUTLIER_RATIO)
+                without_outliers(X, rows, typical, outliers)
+                _warn_of_outliers(outliers)
             data = self._training_data(X, kept.scaling)
         else:
             typical = self._typical_norms(X, layout)
@@ -226,11 +229,6 @@ class BaseInteractionCoder(FittedCoder):
             )
         return rows
 
-    def _outlier_ratio(self) -> float:
-        if self.outlier_threshold is None:
-            return _OUTLIER_RATIO
-        return self._number("outlier_threshold")
-
     def _split(
         self, rows: npt.NDArray[np.int64], generator: torch.Generator
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
@@ -256,25 +254,18 @@ class BaseInteractionCoder(FittedCoder):
         typical: TypicalNorms,
     ) -> TrainingData:
         """Activations in training units, which are measured on some rows."""
-        outliers = Outliers(self._outlier_ratio())
+        outliers = Outliers(_OUTLIER_RATIO)
         scaling = measure_sites(
             X,
             rows,
             layout["n_sites_"],
             center=self.center,
             normalize=self.normalize,
-            watch=(typical, outliers),
+            watch=(typical, outliers) if self.outlier_threshold is None else None,
         )
         _warn_of_constant_sites(scaling)
         _warn_of_outliers(outliers)
         return self._training_data(X, scaling)
-
-    def _warn_of_outliers(
-        self, X: FloatArray, rows: npt.NDArray[np.int64], typical: TypicalNorms
-    ) -> None:
-        outliers = Outliers(self._outlier_ratio())
-        without_outliers(X, rows, typical, outliers)
-        _warn_of_outliers(outliers)
 
     def _training_data(self, X: FloatArray, scaling: SiteScaling) -> TrainingData:
         dtype = torch_dtype(self._output_dtype(X))

@@ -14,15 +14,15 @@ from sklearn.utils import check_array, gen_batches
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from .._engine._measure_sites import is_constant
-from .._engine._tensors import power_of_two_near, to_tensor, torch_dtype
+from .._engine._measure_sites import is_constant, site_units
+from .._engine._tensors import to_tensor, torch_dtype
 from .._engine._threads import threads_for
 from .._engine._torch_state import with_torch_state
 from .._engine.activations import keep_above, keep_largest
 from .._validation import as_numbers, errors_of_conversion
 from ..networks import MLPWeights, check_mlps
 from ._parameters import CoderParameters
-from ._rows import DTYPES, batch_length, computed_dtype, flat, validated, with_shape
+from ._rows import DTYPES, batch_length, computed_dtype, flat, validated
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -78,11 +78,7 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
         X = self._validate_activations(X)
         with threads_for(len(X) * self.components_.size):
             if self.sparse_output:
-                batches = [
-                    sparse.csr_array(codes_BM.cpu().numpy())
-                    for _, codes_BM in self._encode_batches(X)
-                ]
-                return sparse.vstack(batches, format="csr")
+                return self._encode_sparsely(X)
             shape = len(X), len(self.components_)
             codes = np.empty(shape, dtype=self._output_dtype(X))
             for rows, codes_BM in self._encode_batches(X):
@@ -162,13 +158,8 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
             sum_F += rows.sum(axis=0)
             np.maximum(largest_F, np.abs(rows).max(axis=0), out=largest_F)
         mean = sum_F / len(X)
-        # A power of two for each site, so that squares neither overflow nor vanish.
         by_site = n_sites, -1
-        units = [
-            power_of_two_near(size)
-            for size in largest_F.reshape(by_site).max(axis=1).tolist()
-        ]
-        unit_F = np.repeat(units, X.shape[1] // n_sites)
+        unit_F = np.repeat(site_units(largest_F, n_sites), X.shape[1] // n_sites)
         error_L, total_L, square_L = np.zeros((3, n_sites))
         for batch, codes_BM in self._encode_batches(X):
             codes = codes_BM.cpu().numpy()
@@ -202,7 +193,7 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
         Nothing is set on the estimator, so that a fit which fails or is interrupted
         leaves it as it was.
         """
-        X = with_shape(X)
+        X = as_numbers(X, "X")
         n_sites = self._number_of_sites(X.shape)
         layout = {"n_sites_": n_sites, "_is_three_d": len(X.shape) == 3}
         X = flat(X)
@@ -225,7 +216,7 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
     def _validate_activations(self, X: Any) -> FloatArray:
         """Flattened activations that match those of the fit."""
         self._check_parameters("dtype", "device", "n_sites", "sparse_output")
-        X = with_shape(X)
+        X = as_numbers(X, "X")
         if len(X.shape) > 2:
             self._number_of_sites(X.shape)
             n_sites = self.n_sites_
@@ -260,6 +251,14 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
                 yield batch, keep_largest(pre_BM, self.k_)
             else:
                 yield batch, keep_above(pre_BM, threshold)
+
+    def _encode_sparsely(self, X: FloatArray) -> sparse.csr_array:
+        """Codes of validated activations, in memory that grows with the active ones."""
+        batches = [
+            sparse.csr_array(codes_BM.cpu().numpy())
+            for _, codes_BM in self._encode_batches(X)
+        ]
+        return sparse.csr_array(sparse.vstack(batches, format="csr"))
 
     @property
     def _n_features_out(self) -> int:

@@ -80,6 +80,24 @@ def fitted_parts(
     return found, steps
 
 
+def unfrozen(estimator: Any, *, name: str = "estimator") -> Any:
+    """What FrozenEstimators hold, which must be fitted; None if it is not frozen.
+
+    Raises
+    ------
+    TypeError
+        If there is no coder in it.
+    NotFittedError
+        If the coder, or what holds it, is not fitted.
+    """
+    if not isinstance(estimator, FrozenEstimator):
+        return None
+    fitted_parts(estimator, name=name)
+    while isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
+    return estimator
+
+
 def check_holds_coder(
     estimator: Any, *, name: str = "estimator"
 ) -> BaseInteractionCoder:

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import validate_data
 
-from .._validation import as_numbers, errors_of_conversion
+from .._validation import errors_of_conversion
 from ..activations import ShardedActivations
 
 FloatArray = npt.NDArray[np.floating]
@@ -23,11 +23,6 @@ _INFERENCE_BYTES = 2**27
 def batch_length(n_columns: int) -> int:
     """Rows of so many numbers that one batch of an inference may have."""
     return max(1, _INFERENCE_BYTES // (8 * n_columns))
-
-
-def with_shape(X: Any) -> Any:
-    """Activations with a shape that can be read before they are validated."""
-    return as_numbers(X, "X")
 
 
 def flat(X: Any) -> Any:

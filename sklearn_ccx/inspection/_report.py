@@ -15,7 +15,7 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import as_array, check_int, shown
+from .._validation import as_array, check_int, check_text, shown
 from ..coders import find_coder, find_last_step, holds_coder
 from ._token_codes import (
     check_runs,
@@ -135,7 +135,7 @@ def cluster_report(
     n_examples = check_int(n_examples, "n_examples")
     n_partners = check_int(n_partners, "n_partners", minimum=0)
     context = check_int(context, "context", minimum=0)
-    title = _check_title(title)
+    check_text(title, "title")
     path = _check_path(out_file)
     clusterer, X = find_last_step(clusterer, X)
     labels = _labels(clusterer)
@@ -177,18 +177,6 @@ def cluster_report(
     if path is not None:
         path.write_bytes(page.encode("utf-8"))
     return page
-
-
-def _check_title(title: Any) -> str:
-    if not isinstance(title, str):
-        raise TypeError(f"title must be a string; got {shown(title)}.")
-    try:
-        title.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"title must be text that UTF-8 can encode; got {title!a}."
-        ) from error
-    return title
 
 
 def _check_path(out_file: Any) -> Path | None:

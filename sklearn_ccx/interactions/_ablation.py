@@ -87,6 +87,8 @@ def ablation_fidelity(
     ------
     ValueError
         If a scheme is unknown or X or `mlp` does not fit the estimator.
+    TypeError
+        If there is no coder in `estimator`, or a parameter is of the wrong type.
     NotFittedError
         If the estimator is not fitted.
 
@@ -173,6 +175,8 @@ def ablated_output(
     ------
     ValueError
         If the scheme or the index is unknown or X or `mlp` does not fit the estimator.
+    TypeError
+        If there is no coder in `estimator`, or a parameter is of the wrong type.
     NotFittedError
         If the estimator is not fitted.
 

@@ -64,6 +64,8 @@ def interaction_matrix(
     ------
     ValueError
         If X or `mlp` does not fit the estimator, or `normalize` is unknown.
+    TypeError
+        If there is no coder in `estimator`, or a parameter is of the wrong type.
     NotFittedError
         If the estimator is not fitted.
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from .._engine._sparse_codes import SparseCodes
 from .._engine._tensors import to_tensor, torch_dtype
-from .._engine.neurons import Contributions, FrozenMLP
-from .._engine.neurons._contributions import at_most_all
+from .._engine.neurons import Contributions, FrozenMLP, at_most_all
 from .._validation import check_int
 from ..coders import find_coder
 from ..networks import MLPs, MLPWeights, check_mlps, freeze_mlps

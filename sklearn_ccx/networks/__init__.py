@@ -3,6 +3,7 @@
 from ._activation_modules import activation_name
 from ._linear_layers import linear_layer
 from ._mlp_weights import MLPWeights
+from ._row_norms import row_norms
 from ._site_mlps import MLPs, check_mlps, check_provable, freeze_mlps
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "check_provable",
     "freeze_mlps",
     "linear_layer",
+    "row_norms",
 ]

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
-from .._validation import shown
+from .._validation import check_text, shown
 from ..coders import find_coder
 from ..interactions import SCHEMES, Loss, ablation_fidelity
 from ..networks import MLPs
 from ._axes import BLUE, COLORS, axes_or_new, check_matplotlib
-from ._checks import check_names, check_numbers, check_text
+from ._checks import check_names, check_numbers
 
 _SCHEME_LABELS = {
     "none": "keep all features",

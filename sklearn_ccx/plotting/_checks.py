@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._validation import as_numpy, check_list, shown
+from .._validation import as_floats, as_numpy, check_list, check_text, shown
 
 
 def check_numbers(values: Any, name: str) -> npt.NDArray[np.float64]:
@@ -16,15 +16,7 @@ def check_numbers(values: Any, name: str) -> npt.NDArray[np.float64]:
     ValueError
         If there are other things than numbers, or infinite ones.
     """
-    array = as_numpy(values, name)
-    if array.dtype.kind not in "biuf":
-        try:
-            array = array.astype(np.float64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(
-                f"{name} must hold numbers; got {shown(values)}."
-            ) from error
-    array = array.astype(np.float64)
+    array = as_floats(values, name)
     if np.isinf(array).any():
         raise ValueError(f"{name} must be finite numbers or NaN; got infinite ones.")
     return array
@@ -70,27 +62,6 @@ def check_names(names: Any, name: str, n_names: int, what: str) -> list[str]:
             f"{len(checked)}."
         )
     return checked
-
-
-def check_text(text: Any, name: str) -> str:
-    """A string that can be written.
-
-    Raises
-    ------
-    ValueError
-        If it has halves of characters.
-    TypeError
-        If it is none.
-    """
-    if not isinstance(text, str):
-        raise TypeError(f"{name} must be a string; got {shown(text)}.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{name} must be text that UTF-8 can encode; got {text!a}."
-        ) from error
-    return text
 
 
 def check_strengths(values: Any, name: str) -> npt.NDArray[Any]:

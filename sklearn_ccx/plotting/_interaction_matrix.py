@@ -9,12 +9,19 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import as_array, check_bool, check_int, check_option, errors_about
+from .._validation import (
+    as_array,
+    check_bool,
+    check_int,
+    check_option,
+    check_text,
+    errors_about,
+)
 from ..clustering import FeatureClusterer
 from ..coders import check_holds_coder, find_coder, last_step
 from ..interactions import interaction_matrix
 from ._axes import axes_or_new, check_matplotlib
-from ._checks import check_colormap, check_labels, check_numbers, check_text
+from ._checks import check_colormap, check_labels, check_numbers
 
 # Blocks below this share of the side are neither outlined nor labeled.
 _MIN_OUTLINED, _MIN_LABELED = 0.01, 0.03

@@ -14,13 +14,14 @@ from .._validation import (
     check_n_rows,
     check_option,
     check_real,
+    check_text,
     errors_about,
 )
 from ..coders import find_coder
 from ..interactions import interaction_scores
 from ..networks import MLPs
 from ._axes import COLORS, VERMILION, axes_or_new, check_matplotlib
-from ._checks import check_names, check_numbers, check_text
+from ._checks import check_names, check_numbers
 
 # More MLPs than this are rows of colors instead of lines.
 _MAX_LINES = 4

@@ -16,13 +16,14 @@ from .._validation import (
     check_n_rows,
     check_real,
     check_rows,
+    check_text,
     errors_about,
     shown,
 )
 from ..coders import check_holds_coder
 from ..model_selection import SCORERS
 from ._axes import BLUE, GREEN, VERMILION, axes_or_new, check_matplotlib, spread
-from ._checks import check_numbers, check_strengths, check_text
+from ._checks import check_numbers, check_strengths
 
 _AXIS_LABELS = {
     "lam": "strength of the interaction penalty, lam",

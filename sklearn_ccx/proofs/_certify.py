@@ -9,10 +9,9 @@ import numpy.typing as npt
 
 from .._engine._torch_state import with_torch_state
 from .._validation import as_array, check_bool, check_ints
-from ..networks import MLPs
+from ..networks import MLPs, row_norms
 from ._code_boxes import CodeBoxes
 from ._explained_samples import ExplainedSamples
-from ._norms import row_norms
 from ._output_bounds import output_bounds
 from ._overflow import refuses_overflow
 from ._partition import Partition

@@ -10,9 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._engine._torch_state import with_torch_state
+from ..networks import row_norms
 from ._dense_network import explained_network
 from ._intervals import times_weights
-from ._norms import row_norms
 from ._overflow import refuses_overflow
 from ._prediction_run import PredictionRun
 from ._premises import Premises

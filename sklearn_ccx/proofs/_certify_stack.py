@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from .._engine._torch_state import with_torch_state
 from .._validation import check_int
-from ..networks import MLPWeights
+from ..networks import MLPWeights, row_norms
 from ._explained_samples import ExplainedSamples
-from ._norms import row_norms
 from ._overflow import refuses_overflow
 from ._premises import Premises
 from ._residual_block import ResidualBlock, first_error

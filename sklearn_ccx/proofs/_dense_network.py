@@ -110,22 +110,16 @@ def from_torch(network: nn.Sequential, site: int, name: str) -> DenseNetwork:
             "between every two and none after the last: the output must be logits."
         )
     layers = [
-        MLPWeights.from_torch(linear_in, linear_out, activation)
-        for linear_in, linear_out, activation in zip(
-            linears[:-1], linears[1:], activations, strict=True
+        # The layers after the first read no site.
+        MLPWeights.from_torch(
+            linear_in, linear_out, activation, site=0 if index else site
+        )
+        for index, (linear_in, linear_out, activation) in enumerate(
+            zip(linears[:-1], linears[1:], activations, strict=True)
         )
     ]
-    first = layers[0]
-    first = MLPWeights(
-        first.W_in,
-        first.W_out,
-        b_in=first.b_in,
-        b_out=first.b_out,
-        activation=first.activation,
-        site=site,
-    )
     eps = max(torch.finfo(linear.weight.dtype).eps for linear in linears)
-    return DenseNetwork(first, tuple(layers[1:]), eps / 2)
+    return DenseNetwork(layers[0], tuple(layers[1:]), eps / 2)
 
 
 def explained_network(

@@ -17,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from ..networks import MLPWeights
+from ..networks import MLPWeights, row_norms
 from ._dominance import dominant_contributions
 from ._nonlinearity import nonlinearity_value
-from ._norms import row_norms
 from ._rounding import Rounding
 
 FloatArray = npt.NDArray[np.float64]

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..networks import row_norms
 from ._explained_mlp import ExplainedMLP, NeuronRanges
 from ._intervals import nonlinearity_range, times_weights
-from ._norms import row_norms
 from ._rounding import Rounding
 
 FloatArray = npt.NDArray[np.float64]

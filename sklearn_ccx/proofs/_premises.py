@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import as_numpy, check_int, check_option, shown
+from .._validation import as_floats, as_numpy, check_int, check_option, shown
 from ..coders import last_step
 from ._rounding import BOUNDS, LEVELS, UNIT_ROUNDOFF, Rounding
 
@@ -73,12 +73,7 @@ class Premises:
                 f"code_max has shape {code_max.shape}; pass one number for each of "
                 f"the {n_features} features."
             )
-        try:
-            code_max = code_max.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"code_max must hold numbers; got {code_max.dtype}: {error}."
-            ) from error
+        code_max = as_floats(code_max, "code_max")
         is_wrong = ~np.isfinite(code_max) | (code_max < 0)
         if is_wrong.any():
             feature = int(is_wrong.argmax())

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..networks import row_norms
 from ._explained_mlp import ExplainedMLP, NeuronRanges, SampleBatch
 from ._explained_samples import ExplainedSamples
 from ._intervals import times_weights
-from ._norms import row_norms, spectral_norm
 from ._output_bounds import deviation_range
 from ._rounding import Rounding
+from ._spectral_norm import spectral_norm
 from ._transition import Transition
 
 FloatArray = npt.NDArray[np.float64]

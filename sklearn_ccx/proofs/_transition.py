@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from ..networks import row_norms
 from ._explained_mlp import ExplainedMLP, NeuronRanges
 from ._explained_samples import ExplainedSamples
 from ._intervals import nonlinearity_range, times_weights
-from ._norms import row_norms
 from ._rounding import Rounding
 
 FloatArray = npt.NDArray[np.float64]

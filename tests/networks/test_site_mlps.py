@@ -95,5 +95,6 @@ def test_public_face():
         "check_provable",
         "freeze_mlps",
         "linear_layer",
+        "row_norms",
     ]
     assert all(hasattr(networks, name) for name in networks.__all__)

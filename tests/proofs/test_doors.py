@@ -24,8 +24,8 @@ from sklearn_ccx import (
     certify_regressor,
     certify_stack,
 )
+from sklearn_ccx.networks import row_norms
 from sklearn_ccx.proofs._certify import ErrorCertificate
-from sklearn_ccx.proofs._norms import row_norms
 from tests.conftest import make_mlp
 from tests.proofs.cases import NONLINEARITIES, fitted
 

@@ -1,6 +1,6 @@
 """MLPs as frozen tensors, and what the features write to their neurons."""
 
-from ._contributions import Contributions, find_contributions, written
+from ._contributions import Contributions, at_most_all, find_contributions, written
 from ._frozen_gated_mlp import FrozenGatedMLP
 from ._frozen_mlp import FrozenMLP
 from ._gated_contributions import GatedContributions
@@ -17,6 +17,7 @@ __all__ = [
     "GatedContributions",
     "Nonlinearity",
     "PairAccumulator",
+    "at_most_all",
     "find_contributions",
     "measure_data_scale",
     "written",
