@@ -61,7 +61,7 @@ def test_folded_norm(name):
     sites = ["resid_pre" if name == "pythia" else "resid_mid", "mlp_in"]
     result, expected = outputs(model, sites)
     if name in ("bert", "distilbert", "electra", "mpnet", "roberta", "xlm_roberta"):
-        with pytest.raises(ValueError, match="normalisation that only the MLP reads"):
+        with pytest.raises(ValueError, match="normalisation that the MLP reads"):
             mlp_weights(model, fold_norm=True)
         return
     for block, mlp in enumerate(mlp_weights(model, sites=sites, fold_norm=True)):
