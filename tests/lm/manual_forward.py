@@ -8,7 +8,7 @@ import torch
 
 def manual_sites(model, ids):
     """Activations of one sequence at every site, by name, and the last hidden state."""
-    base = _base(model)
+    base = base_of(model)
     config = base.config
     output = base(ids, output_hidden_states=True)
     x = output.hidden_states[0]
@@ -65,7 +65,7 @@ def manual_sites(model, ids):
     return sites, _final_norm(base)(x), output.last_hidden_state
 
 
-def _base(model):
+def base_of(model):
     """The language model, without its head and what reads images."""
     return {
         "Gemma3ForConditionalGeneration": lambda: model.model.language_model,
