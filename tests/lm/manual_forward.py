@@ -29,10 +29,9 @@ def manual_sites(model, ids):
         elif config.model_type == "falcon":
             rotation = base.rotary_emb(x, positions)
             here = _falcon(block, x, mask, rotation)
-        elif config.model_type in ("phi", "cohere", "cohere2"):
-            rotation = base.rotary_emb(x, positions)
-            here = _one_norm(block, x, mask, rotation)
-        elif getattr(config, "use_parallel_residual", False):
+        elif config.model_type in ("phi", "cohere", "cohere2") or (
+            config.model_type == "stablelm" and config.use_parallel_residual
+        ):
             rotation = base.rotary_emb(x, positions)
             here = _one_norm(block, x, mask, rotation)
         elif config.model_type in ("olmo2", "olmo3"):
