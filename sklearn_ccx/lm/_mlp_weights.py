@@ -226,16 +226,9 @@ def _weights_of(
         norm = norm_layer(block.mlp_norm, name, len(arrays.W_in))
     if fold_norm and norm is not None:
         arrays, norm = _fold(arrays, norm), None
-    weights: dict[str, Any] = vars(arrays)
-    weights = {name: _single(value) for name, value in weights.items()}
-    if norm is not None:
-        weights |= {
-            "norm": norm.kind,
-            "norm_weight": _single(norm.weight),
-            "norm_bias": _single(norm.bias),
-            "eps": norm.eps,
-        }
-    return MLPWeights(**weights, site=index)
+    parameters = vars(arrays) | ({} if norm is None else norm.parameters())
+    singles: dict[str, Any] = {k: _single(value) for k, value in parameters.items()}
+    return MLPWeights(**singles, site=index)
 
 
 def _fold(arrays: MLPArrays, norm: NormWeights) -> MLPArrays:

@@ -56,6 +56,15 @@ class NormWeights:
     bias: FloatArray | None
     eps: float
 
+    def parameters(self) -> dict[str, Any]:
+        """As the parameters of :class:`MLPWeights`."""
+        return {
+            "norm": self.kind,
+            "norm_weight": self.weight,
+            "norm_bias": self.bias,
+            "eps": self.eps,
+        }
+
     def of(self, rows: Rows) -> Rows:
         """The normalised rows."""
         centred, variances = _centred(self.kind, rows)
