@@ -134,7 +134,8 @@ def transformer_blocks(model: PreTrainedModel) -> list[Block]:
     Raises
     ------
     ValueError
-        If the family is not known, or the model runs its MLPs on chunks of tokens.
+        If the family is not known, or the model has no blocks or runs its MLPs on
+        chunks of tokens.
     """
     architecture = architecture_of(model)
     inner = language_model(model)
@@ -143,6 +144,9 @@ def transformer_blocks(model: PreTrainedModel) -> list[Block]:
             "The model runs its MLPs on chunks of tokens; load it with "
             "chunk_size_feed_forward=0."
         )
+    modules = list(inner.get_submodule(architecture.blocks).children())
+    if not modules:
+        raise ValueError(f"{type(model).__name__} has no blocks, and so no sites.")
     return [
         Block(
             block=block,
@@ -151,7 +155,7 @@ def transformer_blocks(model: PreTrainedModel) -> list[Block]:
             mlp=_mlp_of(block, architecture),
             is_parallel=architecture.is_parallel,
         )
-        for block in inner.get_submodule(architecture.blocks).children()
+        for block in modules
     ]
 
 

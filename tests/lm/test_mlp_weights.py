@@ -126,6 +126,8 @@ def test_bad_input():
         mlp_weights(model, sites="resid_pre")
     with pytest.raises(ValueError, match="QuickGELU"):
         mlp_weights(make_model("gpt2", activation_function="quick_gelu"))
+    with pytest.raises(ValueError, match="GPT2LMHeadModel has no blocks"):
+        mlp_weights(make_model("gpt2", n_layer=0))
     with pytest.raises(ValueError, match="chunk_size_feed_forward=0"):
         mlp_weights(make_model("bert", chunk_size_feed_forward=2))
 

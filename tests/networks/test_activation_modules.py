@@ -47,7 +47,8 @@ def test_every_activation_of_transformers_is_taken_rightly_or_refused_by_name():
     for name in activations.ACT2FN:
         module = activations.ACT2FN[name]
         if name not in TAKEN:
-            with pytest.raises(TypeError, match=rf"{type(module).__name__} is not kno"):
+            refused = rf"activation {type(module).__name__} is not known"
+            with pytest.raises(TypeError, match=refused):
                 MLPWeights.from_torch(*layers, module)
             continue
         mlp = MLPWeights.from_torch(*layers, module)

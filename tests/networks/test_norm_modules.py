@@ -6,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
+from sklearn_ccx import MLPWeights
 from sklearn_ccx.networks import norm_layer
 
 WIDTH = 24
@@ -227,7 +228,7 @@ def test_weights_that_cannot_be_read_are_refused():
 
 @pytest.mark.parametrize("module", [None, 3, nn.LayerNorm, "layernorm"])
 def test_other_objects_are_refused(module):
-    with pytest.raises(TypeError, match="norm must be a module that normalises rows"):
+    with pytest.raises(TypeError, match=r"norm must be a module that normalises rows"):
         norm_layer(module, "norm", WIDTH)
 
 
@@ -238,3 +239,32 @@ def test_the_caller_s_modes_do_not_matter_and_the_generator_stays():
         with mode:
             assert norm_layer(module, "norm", WIDTH).eps == 1e-5
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_mlps_with_their_norm(name):
+    norm = randomised(NORMS[name][0]())
+    network = nn.Sequential(norm, nn.Linear(WIDTH, 40), nn.GELU(), nn.Linear(40, 5))
+    mlp = MLPWeights.from_torch(network[1], network[3], network[2], norm=norm, site=2)
+    assert (mlp.norm, mlp.site) == (NORMS[name][1], 2)
+    rows = torch.randn(50, WIDTH)
+    expected = network(rows).detach().numpy()
+    read = norm_layer(norm, "norm", WIDTH)
+    assert_allclose(mlp.norm_weight, 1 if read.weight is None else read.weight)
+    u = read.of(rows.double().numpy())
+    hidden = nn.functional.gelu(torch.from_numpy(u @ mlp.W_in + mlp.b_in)).numpy()
+    result = hidden @ mlp.W_out + mlp.b_out
+    assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+    plain = MLPWeights.from_torch(network[1], network[3], network[2])
+    assert plain.norm is None
+    assert np.array_equal(plain.W_in, mlp.W_in)
+
+
+def test_norms_of_mlps_that_are_none():
+    layers = nn.Linear(WIDTH, 40), nn.Linear(40, 5), "gelu"
+    with pytest.raises(ValueError, match="norm is a Tanh without a weight"):
+        MLPWeights.from_torch(*layers, norm=nn.Tanh())
+    with pytest.raises(TypeError, match=r"norm must be a module.*'layernorm'"):
+        MLPWeights.from_torch(*layers, norm="layernorm")
+    with pytest.raises(ValueError, match=r"norm is a LayerNorm .*\(5,\).*reads 24"):
+        MLPWeights.from_torch(*layers, norm=nn.LayerNorm(5))
