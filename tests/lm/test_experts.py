@@ -30,7 +30,8 @@ def seen_by_experts(model, block, ids):
     """What the experts of a block get and give, by a hook: rows, routes, output."""
     seen = []
     handle = experts_of(model, block).register_forward_hook(
-        lambda _m, args, output: seen.append([*map(torch.clone, args), output])
+        # Copies, since some blocks add a shared expert to the output in place.
+        lambda _m, args, output: seen.append([t.clone() for t in (*args, output)])
     )
     with torch.no_grad():
         for row in ids:
