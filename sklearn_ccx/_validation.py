@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -196,6 +197,26 @@ def check_int(
         if maximum is not None:
             bounds = f"in {minimum}..{maximum}"
         raise ValueError(f"{name} must be {bounds}; got {number}.")
+    return number
+
+
+def check_n_jobs(n_jobs: Any) -> int | None:
+    """How many workers joblib is asked for, or None.
+
+    Raises
+    ------
+    TypeError
+        If it is no whole number.
+    ValueError
+        If it is 0.
+    """
+    if n_jobs is None:
+        return None
+    number = check_int(n_jobs, "n_jobs", minimum=-sys.maxsize, maximum=sys.maxsize)
+    if number == 0:
+        raise ValueError(
+            "n_jobs must not be 0; pass None or 1 for one worker, -1 for all CPUs."
+        )
     return number
 
 

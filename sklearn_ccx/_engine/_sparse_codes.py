@@ -1,11 +1,14 @@
 """Codes held as their active entries, and the products that only need those."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ._tensors import tensor_tree, to_numpy
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,22 @@ class SparseCodes:
 
     def __len__(self) -> int:
         return len(self.first_entry_B)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tensors pickle slowly, and with all that they are views of.
+        tensors = self.values_A, self.features_A, self.rows_A, self.first_entry_B
+        arrays = tuple(to_numpy(tensor) for tensor in tensors)
+        return _from_arrays, (arrays, self.n_components)
+
+    def to(self, device: torch.device) -> "SparseCodes":
+        """The same on a device."""
+        return SparseCodes(
+            self.values_A.to(device),
+            self.features_A.to(device),
+            self.rows_A.to(device),
+            self.first_entry_B.to(device),
+            self.n_components,
+        )
 
     def detach(self) -> "SparseCodes":
         """The same entries without their gradient."""
@@ -153,6 +172,13 @@ class SparseCodes:
         """The codes with their zeros, (B, M)."""
         codes_BM = self.values_A.new_zeros((len(self), self.n_components))
         return codes_BM.index_put((self.rows_A, self.features_A), self.values_A)
+
+
+def _from_arrays(
+    arrays: tuple[npt.NDArray[Any], ...], n_components: int
+) -> SparseCodes:
+    values_A, features_A, rows_A, first_entry_B = map(tensor_tree, arrays)
+    return SparseCodes(values_A, features_A, rows_A, first_entry_B, n_components)
 
 
 @dataclass(frozen=True)

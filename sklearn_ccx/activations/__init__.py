@@ -1,6 +1,7 @@
 """Activations in memory and on disk, readable without transformers."""
 
 from ._harvest import Harvest, load_harvest
+from ._row_range import RowRange
 from ._sharded import ShardedActivations
 
-__all__ = ["Harvest", "ShardedActivations", "load_harvest"]
+__all__ = ["Harvest", "RowRange", "ShardedActivations", "load_harvest"]

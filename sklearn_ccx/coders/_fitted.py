@@ -27,6 +27,10 @@ from ._rows import DTYPES, batch_length, computed_dtype, flat, validated
 
 FloatArray = npt.NDArray[np.floating]
 
+# What another process does not need to encode activations.
+_NOT_FOR_READING = {"mlp_", "history_", "loss_curve_", "validation_loss_curve_"}
+_NOT_FOR_READING |= {"_scales", "_training_state", "_running_fit", "_skl_callbacks"}
+
 
 class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParameters):
     """What does not depend on how a coder was trained.
@@ -384,6 +388,13 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
     def _output_dtype(self, X: Any) -> np.dtype[Any]:
         """The precision of the computation on validated activations."""
         return computed_dtype(X) if self.dtype == "auto" else np.dtype(self.dtype)
+
+    def _for_reading(self) -> Self:
+        """A copy that encodes, without what its training and its MLPs have left."""
+        made = type(self).__new__(type(self))
+        kept = {k: v for k, v in vars(self).items() if k not in _NOT_FOR_READING}
+        made.__dict__.update(kept, mlp=None)
+        return made
 
     def _encode_batches(
         self, X: FloatArray, batch_size: int | None = None

@@ -7,14 +7,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from .._engine._torch_state import with_torch_state
-from .._engine.neurons import Contributions, measure_data_scale
-from .._validation import check_int, check_list, check_seed, shown
+from .._validation import check_int, check_list, check_n_jobs, check_seed, shown
 from ..networks import MLPs
-from ._reader import EncodedChunk, NeuronReader, refuse_overflow
+from ._ablated_outputs import (
+    HeldChunks,
+    RowDraws,
+    ablated_outputs,
+    fidelity_sums,
+    network_outputs,
+    output_shifts,
+)
+from ._reader import NeuronReader, refuse_overflow
+from ._row_tasks import sum_over_chunks
 
 FloatArray = npt.NDArray[np.floating]
 Loss = Callable[[FloatArray, int], float]
@@ -32,6 +38,7 @@ def ablation_fidelity(
     loss: Loss | None = None,
     random_state: int | np.random.RandomState | None = None,
     batch_size: int | None = None,
+    n_jobs: int | None = None,
 ) -> dict[str, npt.NDArray[np.float64]]:
     r"""How much of each MLP survives when its neurons keep only some features.
 
@@ -71,10 +78,17 @@ def ablation_fidelity(
         samples, of shape `(n_samples, d_out)`, and returns the network's loss.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the features that "drop_random" drops.
+        Determines the features that "drop_random" drops: the same ones whatever
+        `batch_size` and `n_jobs` are.
 
     batch_size : int, default=None
         Samples read at a time. None is 512.
+
+    n_jobs : int, default=None
+        Number of jobs that read chunks of samples in parallel. None means 1 unless in a
+        :func:`joblib.parallel_config` context. -1 means using all processors. `loss`
+        itself is called by the caller's process, one output after the other. See
+        :ref:`fleets`.
 
     Returns
     -------
@@ -114,17 +128,17 @@ def ablation_fidelity(
         raise ValueError(f"schemes is empty; name some of {list(SCHEMES)}.")
     ranks = {scheme: _largest_rank(scheme) for scheme in schemes}
     _check_loss(loss)
+    n_jobs = check_n_jobs(n_jobs)
     reader = NeuronReader(estimator, X, mlp=mlp, batch_size=batch_size)
-    random = check_seed(random_state)
+    draws = RowDraws.for_mlps(check_seed(random_state), len(reader.mlps))
     if loss is None:
-        return _coefficients_of_determination(reader, ranks, random)
-    fidelity = {scheme: np.empty(len(reader.mlps)) for scheme in ranks}
+        return _coefficients_of_determination(reader, ranks, draws, n_jobs)
     # Each loss takes an output for all samples, so that all codes have to be held.
-    (chunk,) = reader.chunks(n_rows=None)
+    held = HeldChunks.encode(reader, n_jobs)
+    fidelity = {scheme: np.empty(len(reader.mlps)) for scheme in ranks}
     for index in range(len(reader.mlps)):
-        for scheme, value in _recovered_losses(
-            chunk, index, ranks, random, loss
-        ).items():
+        recovered = _recovered_losses(held, index, ranks, draws[index], loss, n_jobs)
+        for scheme, value in recovered.items():
             fidelity[scheme][index] = value
     return fidelity
 
@@ -212,13 +226,12 @@ def ablated_output(
     mlp_index = check_int(
         mlp_index, "mlp_index", minimum=0, maximum=len(reader.mlps) - 1
     )
-    random = check_seed(random_state)
+    draws = RowDraws.for_mlps(check_seed(random_state), len(reader.mlps))[mlp_index]
     outputs = [
-        mlp.output(_kept_input(batch, scheme, random))
+        ablated_outputs(chunk, mlp_index, scheme, rank, draws)
         for chunk in reader.chunks()
-        for _, mlp, batch in chunk.contributions(mlp_index, rank)
     ]
-    output = (torch.cat(outputs) + reader.output_bias(mlp_index)).cpu().numpy()
+    output = np.concatenate(outputs)
     refuse_overflow(output, "the output")
     return output
 
@@ -238,77 +251,37 @@ def _largest_rank(scheme: Any, name: str = "schemes") -> int:
     return int(match[1])
 
 
-def _kept_input(
-    contributions: Contributions, scheme: str, random: np.random.RandomState
-) -> Tensor:
-    """What the neurons receive from the features that a scheme keeps, (B, N)."""
-    dominant_RBN = contributions.dominant_RBN
-    if scheme == "keep_largest":
-        return dominant_RBN[0]
-    if scheme.startswith("keep_top_"):
-        n_kept = min(_largest_rank(scheme), len(dominant_RBN))
-        return dominant_RBN[:n_kept].sum(dim=0)
-    all_BN = contributions.all_inputs()
-    if scheme == "drop_largest":
-        return all_BN - dominant_RBN[0]
-    if scheme == "drop_second":
-        return all_BN - dominant_RBN[1]
-    if scheme == "drop_random":
-        entry_BN = _random_entries(contributions, random)
-        return all_BN - contributions.inputs_of(entry_BN[None])[0]
-    return all_BN
-
-
-def _random_entries(
-    contributions: Contributions, random: np.random.RandomState
-) -> Tensor:
-    """A random active entry for each neuron, (B, N), -1 where there is none."""
-    codes, shape_BN = contributions.codes, contributions.entry_RBN[0].shape
-    device = contributions.M_MN.device
-    draws_BN = torch.from_numpy(random.random_sample(shape_BN)).to(device)
-    n_entries_B1 = codes.n_entries().unsqueeze(1)
-    slot_BN = (draws_BN * n_entries_B1).long()
-    return (codes.first_entry_B.unsqueeze(1) + slot_BN).where(n_entries_B1 > 0, -1)
-
-
 def _coefficients_of_determination(
-    reader: NeuronReader, ranks: dict[str, int], random: np.random.RandomState
+    reader: NeuronReader,
+    ranks: dict[str, int],
+    draws: list[RowDraws],
+    n_jobs: int | None,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    mean_F = reader.tensor(np.zeros(reader.X.shape[1]))
-    scales = [
-        measure_data_scale(mlp, reader.centred_batches(), mean_F) for mlp in reader.mlps
-    ]
-    rank = max(ranks.values(), default=1)
-    squared_error = {scheme: np.zeros(len(scales)) for scheme in ranks}
-    for chunk in reader.chunks():
-        for index, scale in enumerate(scales):
-            for rows, mlp, batch in chunk.contributions(index, rank):
-                mlp = mlp.with_data_scale(scale)
-                true_BO = mlp.output(mlp.received(reader.centred(rows))).double()
-                for scheme in ranks:
-                    output_BO = mlp.output(_kept_input(batch, scheme, random))
-                    error_B = mlp.squared_errors(output_BO.double(), true_BO)
-                    squared_error[scheme][index] += float(error_B.sum())
-    for scheme, error_P in squared_error.items():
+    shifts = output_shifts(reader)
+    sums = sum_over_chunks(fidelity_sums, reader, n_jobs, ranks, draws, shifts)
+    for scheme, error_P in sums.squared_error.items():
         refuse_overflow(error_P, f"the error of {scheme}")
-    total_P = np.array([scale.output_variance for scale in scales]) * len(reader.X)
+    total_P = np.array(
+        [
+            one.data_scale(shift.unit).output_variance
+            for one, shift in zip(sums.scales, shifts, strict=True)
+        ]
+    ) * len(reader.X)
     return {
         scheme: np.where(np.isinf(total_P), math.nan, 1.0 - error_P / total_P)
-        for scheme, error_P in squared_error.items()
+        for scheme, error_P in sums.squared_error.items()
     }
 
 
 def _recovered_losses(
-    chunk: EncodedChunk,
+    held: HeldChunks,
     index: int,
     ranks: dict[str, int],
-    random: np.random.RandomState,
+    draws: RowDraws,
     loss: Loss,
+    n_jobs: int | None,
 ) -> dict[str, float]:
-    reader, bias_O = chunk.reader, chunk.reader.output_bias(index)
-
-    def network_loss(outputs: list[Tensor]) -> float:
-        output = (torch.cat(outputs) + bias_O).cpu().numpy()
+    def network_loss(output: FloatArray) -> float:
         refuse_overflow(output, "the output")
         value = loss(output, index)
         try:
@@ -324,24 +297,14 @@ def _recovered_losses(
             )
         return number
 
-    true_outputs, zero_outputs = [], []
-    for x_BF in reader.centred_batches():
-        mlp = reader.mlps[index].on(x_BF)
-        input_BN = mlp.received(x_BF)
-        true_outputs.append(mlp.output(input_BN))
-        zero_outputs.append(mlp.output(torch.zeros_like(input_BN)))
-    model, zero = network_loss(true_outputs), network_loss(zero_outputs)
+    model = network_loss(held.outputs(n_jobs, network_outputs, index, True))
+    zero = network_loss(held.outputs(n_jobs, network_outputs, index, False))
     if zero == model:
         return dict.fromkeys(ranks, math.nan)
     recovered = {}
     for scheme, rank in ranks.items():
-        scheme_loss = network_loss(
-            [
-                mlp.output(_kept_input(batch, scheme, random))
-                for _, mlp, batch in chunk.contributions(index, rank)
-            ]
-        )
-        recovered[scheme] = 1.0 - (scheme_loss - model) / (zero - model)
+        output = held.outputs(n_jobs, ablated_outputs, index, scheme, rank, draws)
+        recovered[scheme] = 1.0 - (network_loss(output) - model) / (zero - model)
     return recovered
 
 

@@ -1,5 +1,7 @@
 """On how many samples two features are active together."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,7 +22,47 @@ _MAX_ACTIVE = 1024
 _BLOCK = 256
 
 
+@dataclass(frozen=True)
 class CoactivationCounts:
+    """Numbers of samples by pairs of features that are active on them.
+
+    Parameters
+    ----------
+    of_pairs : csr_array of shape (M, M)
+        Numbers of samples.
+    crowded : list of ndarray of int
+        The active features of each sample that is not counted there.
+    """
+
+    of_pairs: sparse.csr_array
+    crowded: list[npt.NDArray[np.int64]]
+
+    def __add__(self, other: "CoactivationCounts") -> "CoactivationCounts":
+        return CoactivationCounts(
+            self.of_pairs + other.of_pairs, self.crowded + other.crowded
+        )
+
+    def at(self, matrix: sparse.csr_array) -> sparse.csr_array:
+        """Counts of the pairs that a matrix stores."""
+        stored = matrix.copy()
+        stored.data = np.ones(stored.nnz)
+        counts = sparse.csr_array(self.of_pairs.multiply(stored))
+        if not self.crowded:
+            return counts
+        n_components = self.of_pairs.shape[0]
+        rows = np.repeat(np.arange(len(self.crowded)), list(map(len, self.crowded)))
+        active = sparse.csc_array(
+            (np.ones(len(rows)), (rows, np.concatenate(self.crowded))),
+            shape=(len(self.crowded), n_components),
+        )
+        blocks = [
+            sparse.csr_array((active[:, block].T @ active).multiply(stored[block]))
+            for block in gen_batches(n_components, _BLOCK)
+        ]
+        return sparse.csr_array(counts + sparse.vstack(blocks, format="csr"))
+
+
+class CoactivationCounter:
     """Counts samples by pairs of features that are active on them.
 
     Parameters
@@ -32,7 +74,6 @@ class CoactivationCounts:
     """
 
     def __init__(self, n_components: int, device: torch.device) -> None:
-        self._shape = n_components, n_components
         self._counts = PairAccumulator(n_components, device)
         self._crowded: list[npt.NDArray[np.int64]] = []
 
@@ -50,23 +91,9 @@ class CoactivationCounts:
             else:
                 self._add_pairs(part)
 
-    def at(self, matrix: sparse.csr_array) -> sparse.csr_array:
-        """Counts of the pairs that a matrix stores."""
-        stored = matrix.copy()
-        stored.data = np.ones(stored.nnz)
-        counts = sparse.csr_array(self._counts.total().multiply(stored))
-        if not self._crowded:
-            return counts
-        rows = np.repeat(np.arange(len(self._crowded)), list(map(len, self._crowded)))
-        active = sparse.csc_array(
-            (np.ones(len(rows)), (rows, np.concatenate(self._crowded))),
-            shape=(len(self._crowded), self._shape[0]),
-        )
-        blocks = [
-            sparse.csr_array((active[:, block].T @ active).multiply(stored[block]))
-            for block in gen_batches(self._shape[0], _BLOCK)
-        ]
-        return sparse.csr_array(counts + sparse.vstack(blocks, format="csr"))
+    def counts(self) -> CoactivationCounts:
+        """What has been counted."""
+        return CoactivationCounts(self._counts.total(), self._crowded)
 
     def _add_pairs(self, codes: SparseCodes) -> None:
         n_others_A = codes.n_entries()[codes.rows_A]

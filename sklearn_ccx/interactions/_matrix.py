@@ -1,5 +1,6 @@
 """Interaction between every two features."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -7,10 +8,11 @@ from scipy import sparse
 
 from .._engine._torch_state import with_torch_state
 from .._engine.neurons import PairAccumulator
-from .._validation import check_option
+from .._validation import check_n_jobs, check_option
 from ..networks import MLPs
-from ._coactivation import CoactivationCounts
-from ._reader import NeuronReader, refuse_overflow
+from ._coactivation import CoactivationCounter, CoactivationCounts
+from ._reader import EncodedChunk, NeuronReader, refuse_overflow
+from ._row_tasks import sum_over_chunks
 
 
 @with_torch_state()
@@ -21,6 +23,7 @@ def interaction_matrix(
     mlp: MLPs = None,
     normalize: str | None = None,
     batch_size: int | None = None,
+    n_jobs: int | None = None,
 ) -> sparse.csr_array:
     r"""Interaction between every two features.
 
@@ -54,6 +57,11 @@ def interaction_matrix(
     batch_size : int, default=None
         Samples read at a time. None is 512.
 
+    n_jobs : int, default=None
+        Number of jobs that read chunks of samples in parallel. None means 1 unless in a
+        :func:`joblib.parallel_config` context. -1 means using all processors. See
+        :ref:`fleets`.
+
     Returns
     -------
     A : csr_array of shape (n_components, n_components), float64
@@ -86,21 +94,42 @@ def interaction_matrix(
     True
     """
     check_option(normalize, "normalize", [None, "coactivation"])
+    n_jobs = check_n_jobs(n_jobs)
     reader = NeuronReader(estimator, X, mlp=mlp, batch_size=batch_size)
-    sums = PairAccumulator(reader.n_components, reader.device)
-    counts = CoactivationCounts(reader.n_components, reader.device)
-    for chunk in reader.chunks():
-        for index in range(len(reader.mlps)):
-            for _, _, batch in chunk.contributions(index, n_dominant=1):
-                for pairs in batch.pair_sums():
-                    sums.add(*pairs)
-        if normalize is not None:
-            for _, codes in chunk.batches:
-                counts.add(codes)
-    total = sums.total()
+    sums = sum_over_chunks(_pair_sums, reader, n_jobs, normalize is not None)
+    total = sums.total
     refuse_overflow(total.data, "the interaction")
-    if normalize is None:
+    if sums.counts is None:
         return total / len(reader.X)
-    n_both_active = counts.at(total)
+    n_both_active = sums.counts.at(total)
     n_both_active.data = 1.0 / n_both_active.data
     return total.multiply(n_both_active).tocsr()
+
+
+@dataclass(frozen=True)
+class _PairSums:
+    """Sums over samples by pairs of features, and on how many both are active."""
+
+    total: sparse.csr_array
+    counts: CoactivationCounts | None
+
+    def __add__(self, other: "_PairSums") -> "_PairSums":
+        counts = None
+        if self.counts is not None and other.counts is not None:
+            counts = self.counts + other.counts
+        return _PairSums(self.total + other.total, counts)
+
+
+def _pair_sums(chunk: EncodedChunk, counts_both_active: bool) -> _PairSums:
+    reader = chunk.reader
+    sums = PairAccumulator(reader.n_components, reader.device)
+    for index in range(len(reader.mlps)):
+        for _, _, batch in chunk.contributions(index, n_dominant=1):
+            for pairs in batch.pair_sums():
+                sums.add(*pairs)
+    if not counts_both_active:
+        return _PairSums(sums.total(), None)
+    counts = CoactivationCounter(reader.n_components, reader.device)
+    for _, codes in chunk.batches:
+        counts.add(codes)
+    return _PairSums(sums.total(), counts.counts())

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from .._engine._sparse_codes import SparseCodes
 from .._engine._tensors import to_tensor, torch_dtype
 from .._engine.neurons import Contributions, FrozenMLP, at_most_all
 from .._validation import check_int
+from ..activations import RowRange
 from ..coders import find_coder
 from ..networks import MLPs, MLPWeights, check_mlps, freeze_mlps
 
@@ -34,7 +35,8 @@ _MAX_KEPT_BYTES = 2**28
 class NeuronReader:
     """Reads activations through the coder inside an estimator and its MLPs.
 
-    Each sample is encoded once, however many MLPs there are.
+    Each sample is encoded once, however many MLPs there are. Pickled, it is arrays that
+    joblib and dask send once, however many tasks there are, without activations.
 
     Parameters
     ----------
@@ -55,6 +57,8 @@ class NeuronReader:
         The coder.
     X : array of shape (n_samples, F)
         The validated activations.
+    first_row : int
+        The number of the first of them among all samples.
     weights : list of MLPWeights or None
         The MLPs, None for identity neurons.
     mlps : list of FrozenMLP
@@ -63,6 +67,8 @@ class NeuronReader:
         How many contributions a neuron keeps.
     batch_size : int
         Samples read at a time.
+    chunk_length : int
+        Samples of a chunk, which are whole batches.
     device : torch.device
         Where the tensors are.
     """
@@ -84,27 +90,56 @@ class NeuronReader:
         coder, X = find_coder(estimator, X)
         self.coder = coder
         self.n_dominant = coder.n_dominant_ if n_dominant is None else n_dominant
-        self.X = coder._validate_activations(X)
+        self.X: Any = coder._validate_activations(X)
+        self.first_row = 0
         self.batch_size = min(self.batch_size, len(self.X))
+        self.chunk_length = -(-_CHUNK_ROWS // self.batch_size) * self.batch_size
         n_sites = coder.n_sites_
         self.weights: list[MLPWeights] | None = check_mlps(
             coder.mlp_ if mlp is None else mlp, n_sites, self.X.shape[1] // n_sites
         )
+        self.numpy_dtype = coder._output_dtype(self.X)
+        self._make_tensors()
+
+    def _make_tensors(self) -> None:
         self._dtype = torch_dtype(self.numpy_dtype)
-        self.device = coder._torch_device()
+        self.device = self.coder._torch_device()
         self.mlps: list[FrozenMLP] = freeze_mlps(
             self.weights,
-            coder.intercept_,
-            n_sites,
+            self.coder.intercept_,
+            self.coder.n_sites_,
             dtype=self._dtype,
             device=self.device,
         )
         self._written: dict[int, Tensor] = {}
 
-    @property
-    def numpy_dtype(self) -> np.dtype[Any]:
-        """Precision of the computation."""
-        return self.coder._output_dtype(self.X)
+    def over(self, rows: RowRange) -> Self:
+        """The same for some of the activations."""
+        reader = type(self).__new__(type(self))
+        reader.__dict__.update(self.__dict__)
+        reader.X, reader.first_row = rows, rows.first
+        return reader
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "coder": self.coder._for_reading(),
+            "weights": self.weights,
+            "n_dominant": self.n_dominant,
+            "batch_size": self.batch_size,
+            "chunk_length": self.chunk_length,
+            "numpy_dtype": self.numpy_dtype,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_tensors()
+
+    def __sizeof__(self) -> int:
+        # dask asks, and sends what is large once.
+        arrays = [*vars(self.coder).values()]
+        for weights in self.weights or []:
+            arrays += weights.__getstate__().values()
+        return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
     @property
     def n_components(self) -> int:
@@ -135,18 +170,15 @@ class NeuronReader:
         for rows, codes_BM in self.coder._encode_batches(self.X, self.batch_size):
             yield rows, SparseCodes.from_dense(codes_BM)
 
-    def chunks(self, n_rows: int | None = _CHUNK_ROWS) -> Iterator["EncodedChunk"]:
+    def chunks(self) -> Iterator["EncodedChunk"]:
         """Encoded samples, of which the contributions to each MLP can be had.
 
-        Parameters
-        ----------
-        n_rows : int or None
-            How many to hold at once; None holds all.
+        Chunks begin at the same samples wherever a task begins that reads several.
         """
         batches: list[tuple[slice, SparseCodes]] = []
         for rows, codes in self.codes():
             batches.append((rows, codes))
-            if n_rows is not None and rows.stop - batches[0][0].start >= n_rows:
+            if rows.stop - batches[0][0].start >= self.chunk_length:
                 yield EncodedChunk(self, batches)
                 batches = []
         if batches:
@@ -181,6 +213,11 @@ class EncodedChunk:
 
     reader: NeuronReader
     batches: list[tuple[slice, SparseCodes]]
+
+    @property
+    def rows(self) -> slice:
+        """Which samples of the reader these are."""
+        return slice(self.batches[0][0].start, self.batches[-1][0].stop)
 
     def contributions(self, mlp_index: int, n_dominant: int) -> Iterator["ReadBatch"]:
         """What the features write to the neurons of an MLP, batch by batch.

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._engine._torch_state import with_torch_state
-from .._validation import check_bool
+from .._validation import check_bool, check_n_jobs
 from ..networks import MLPs
-from ._reader import NeuronReader, refuse_overflow
+from ._reader import EncodedChunk, NeuronReader, refuse_overflow
+from ._row_tasks import rows_of_chunks
 
 
 @with_torch_state()
@@ -20,6 +21,7 @@ def interaction_scores(
     n_dominant: int | None = None,
     per_mlp: bool = False,
     batch_size: int | None = None,
+    n_jobs: int | None = None,
 ) -> npt.NDArray[np.float64]:
     r"""Interaction of the features active on each sample.
 
@@ -56,6 +58,11 @@ def interaction_scores(
     batch_size : int, default=None
         Samples read at a time. None is 512.
 
+    n_jobs : int, default=None
+        Number of jobs that read chunks of samples in parallel. None means 1 unless in a
+        :func:`joblib.parallel_config` context. -1 means using all processors. See
+        :ref:`fleets`.
+
     Returns
     -------
     scores : ndarray of shape (n_samples,) or (n_samples, n_mlps), float64
@@ -85,15 +92,22 @@ def interaction_scores(
     >>> interaction_scores(sae, X).shape
     (100,)
     """
-    per_mlp = check_bool(per_mlp, "per_mlp")
+    per_mlp, n_jobs = check_bool(per_mlp, "per_mlp"), check_n_jobs(n_jobs)
     reader = NeuronReader(
         estimator, X, mlp=mlp, n_dominant=n_dominant, batch_size=batch_size
     )
-    scores = np.empty((len(reader.X), len(reader.mlps)))
-    for chunk in reader.chunks():
-        for index in range(len(reader.mlps)):
-            for rows, _, batch in chunk.contributions(index, reader.n_dominant):
-                bound_B = batch.bound().clamp(min=0.0)
-                scores[rows, index] = bound_B.cpu().numpy()
+    scores = np.concatenate(rows_of_chunks(_scores, reader, n_jobs))
     refuse_overflow(scores, "the interaction")
     return scores if per_mlp else scores.sum(axis=1)
+
+
+def _scores(chunk: EncodedChunk) -> npt.NDArray[np.float64]:
+    """Interaction on each sample and at each MLP, (B, P)."""
+    reader, first = chunk.reader, chunk.rows.start
+    scores_BP = np.empty((chunk.rows.stop - first, len(reader.mlps)))
+    for index in range(len(reader.mlps)):
+        for rows, _, batch in chunk.contributions(index, reader.n_dominant):
+            bound_B = batch.bound().clamp(min=0.0)
+            here = slice(rows.start - first, rows.stop - first)
+            scores_BP[here, index] = bound_B.cpu().numpy()
+    return scores_BP

@@ -7,8 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._engine._torch_state import with_torch_state
+from .._validation import check_n_jobs
 from ..networks import MLPs
-from ._reader import NeuronReader, refuse_overflow
+from ._reader import EncodedChunk, NeuronReader, refuse_overflow
+from ._row_tasks import sum_over_chunks
 
 
 @with_torch_state()
@@ -19,6 +21,7 @@ def dominant_share(
     mlp: MLPs = None,
     n_dominant: int | None = None,
     batch_size: int | None = None,
+    n_jobs: int | None = None,
 ) -> float:
     r"""Share of what a neuron receives that comes from its dominant feature.
 
@@ -44,6 +47,11 @@ def dominant_share(
 
     batch_size : int, default=None
         Samples read at a time. None is 512.
+
+    n_jobs : int, default=None
+        Number of jobs that read chunks of samples in parallel. None means 1 unless in a
+        :func:`joblib.parallel_config` context. -1 means using all processors. See
+        :ref:`fleets`.
 
     Returns
     -------
@@ -73,15 +81,21 @@ def dominant_share(
     >>> 0 < dominant_share(sae, X) <= 1
     True
     """
+    n_jobs = check_n_jobs(n_jobs)
     reader = NeuronReader(
         estimator, X, mlp=mlp, n_dominant=n_dominant, batch_size=batch_size
     )
-    totals, counts = np.zeros((2, len(reader.mlps)))
-    for chunk in reader.chunks():
-        for index in range(len(reader.mlps)):
-            for _, _, batch in chunk.contributions(index, reader.n_dominant):
-                share_sum, n_reached = batch.share_sum()
-                totals[index] += float(share_sum)
-                counts[index] += float(n_reached)
+    totals, counts = sum_over_chunks(_share_sums, reader, n_jobs)
     refuse_overflow(totals, "the dominant share")
     return float(totals.sum() / counts.sum()) if counts.any() else math.nan
+
+
+def _share_sums(chunk: EncodedChunk) -> npt.NDArray[np.float64]:
+    """Sums of the shares at each MLP, and how many they are, (2, P)."""
+    reader = chunk.reader
+    sums_2P = np.zeros((2, len(reader.mlps)))
+    for index in range(len(reader.mlps)):
+        for _, _, batch in chunk.contributions(index, reader.n_dominant):
+            share_sum, n_reached = batch.share_sum()
+            sums_2P[:, index] += float(share_sum), float(n_reached)
+    return sums_2P

@@ -5,7 +5,7 @@ from ._frozen_gated_mlp import FrozenGatedMLP
 from ._frozen_mlp import FrozenMLP
 from ._frozen_norm import FrozenNorm
 from ._gated_contributions import GatedContributions
-from ._measure import DataScale, measure_data_scale
+from ._measure import DataScale, OutputShift, ScaleSums, measure_data_scale
 from ._nonlinearity import NONLINEARITIES, Nonlinearity
 from ._pair_accumulator import PairAccumulator
 
@@ -18,7 +18,9 @@ __all__ = [
     "FrozenNorm",
     "GatedContributions",
     "Nonlinearity",
+    "OutputShift",
     "PairAccumulator",
+    "ScaleSums",
     "at_most_all",
     "find_contributions",
     "measure_data_scale",

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -31,24 +33,91 @@ def measure_data_scale(
         Mass and variance are infinite where the data send nothing, so that the terms
         vanish.
     """
-    n_samples, mass = 0, 0.0
-    mean_1F = mean_F.unsqueeze(0)
-    shift_O: Tensor | None = None
-    unit = 1.0
-    sum_O = sum_of_squares_O = mlp.bias_N.new_zeros((), dtype=torch.float64)
+    shift: OutputShift | None = None
+    sums = ScaleSums.of_nothing()
     for x_BF in batches:
-        n_samples += len(x_BF)
         on_batch = mlp.on(x_BF)
-        input_BN = on_batch.received(x_BF - mean_F)
-        sent_B = on_batch.sent_mass(input_BN, on_batch.received(mean_1F))
-        mass += float(sent_B.double().sum())
-        output_BO = on_batch.output(on_batch.received(x_BF)).double()
-        if shift_O is None:  # a shift near the mean keeps the sums from cancelling
-            shift_O = output_BO.mean(dim=0)
-            unit = power_of_two_near(float(output_BO.abs().max()))
-        output_BO = (output_BO - shift_O) / unit
-        sum_O = sum_O + output_BO.sum(dim=0)
-        sum_of_squares_O = sum_of_squares_O + output_BO.square().sum(dim=0)
-    variance_O = sum_of_squares_O / n_samples - (sum_O / n_samples).square()
-    variance = float(variance_O.sum())
-    return DataScale(mass / n_samples or math.inf, variance or math.inf, unit)
+        if shift is None:
+            shift = OutputShift.near(on_batch, x_BF)
+        sums += ScaleSums.of_batch(on_batch, x_BF, mean_F, shift)
+    return sums.data_scale(1.0 if shift is None else shift.unit)
+
+
+@dataclass(frozen=True)
+class OutputShift:
+    """What is subtracted from outputs, and what they are divided by, before squaring.
+
+    A shift near the mean keeps the sums from cancelling.
+    """
+
+    shift_O: Tensor
+    unit: float
+
+    @classmethod
+    def near(cls, mlp: FrozenMLP, x_BF: Tensor) -> Self:
+        """A shift for outputs like those of a batch that the MLP is on."""
+        output_BO = mlp.output(mlp.received(x_BF)).double()
+        unit = power_of_two_near(float(output_BO.abs().max()))
+        return cls(output_BO.mean(dim=0), unit)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return replace(self, shift_O=self.shift_O.to(device))
+
+
+@dataclass(frozen=True)
+class ScaleSums:
+    """Sums over samples from which a :class:`DataScale` comes."""
+
+    n_samples: int
+    mass: float
+    sum_O: Tensor
+    sum_of_squares_O: Tensor
+
+    @classmethod
+    def of_nothing(cls) -> Self:
+        """The sums over no samples."""
+        nothing = torch.zeros((), dtype=torch.float64)
+        return cls(0, 0.0, nothing, nothing)
+
+    @classmethod
+    def of_batch(
+        cls, mlp: FrozenMLP, x_BF: Tensor, mean_F: Tensor, shift: OutputShift
+    ) -> Self:
+        """The sums over a batch that the MLP is on."""
+        input_BN = mlp.received(x_BF - mean_F)
+        sent_B = mlp.sent_mass(input_BN, mlp.received(mean_F.unsqueeze(0)))
+        output_BO = mlp.output(mlp.received(x_BF)).double()
+        output_BO = (output_BO - shift.shift_O) / shift.unit
+        return cls(
+            len(x_BF),
+            float(sent_B.double().sum()),
+            output_BO.sum(dim=0),
+            output_BO.square().sum(dim=0),
+        )
+
+    def __add__(self, other: "ScaleSums") -> "ScaleSums":
+        return ScaleSums(
+            self.n_samples + other.n_samples,
+            self.mass + other.mass,
+            self.sum_O + other.sum_O,
+            self.sum_of_squares_O + other.sum_of_squares_O,
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        sum_O, sum_of_squares_O = self.sum_O, self.sum_of_squares_O
+        return replace(
+            self,
+            sum_O=sum_O.to(device),
+            sum_of_squares_O=sum_of_squares_O.to(device),
+        )
+
+    def data_scale(self, unit: float) -> DataScale:
+        """Mass and variance of the samples, of outputs in such units."""
+        mean_O = self.sum_O / self.n_samples
+        variance_O = self.sum_of_squares_O / self.n_samples - mean_O.square()
+        variance = float(variance_O.sum())
+        return DataScale(
+            self.mass / self.n_samples or math.inf, variance or math.inf, unit
+        )

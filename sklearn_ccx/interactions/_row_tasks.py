@@ -1,0 +1,181 @@
+"""Work on rows as tasks, which joblib runs wherever its backend does.
+
+The rows are cut into chunks at places that depend on their number only. Sums over
+chunks are added in an order that depends on their number only, too, so that the number
+of workers changes no result.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+from joblib import effective_n_jobs
+from sklearn.utils.parallel import Parallel, delayed
+
+from .._engine._threads import ThreadShare
+from .._engine._torch_state import with_torch_state
+from ..activations import RowRange
+from ._reader import NeuronReader
+
+# Tasks for each worker: enough for all to end at about the same time.
+_TASKS_PER_WORKER = 4
+
+
+class Addable(Protocol):
+    """What has a sum."""
+
+    def __add__(self, other: Any, /) -> Any:
+        """The sum with another one."""
+
+
+_Result = TypeVar("_Result")
+_Sum = TypeVar("_Sum", bound=Addable)
+
+
+def sum_over_chunks(
+    function: Callable[..., _Sum],
+    reader: NeuronReader,
+    n_jobs: int | None,
+    *arguments: Any,
+) -> _Sum:
+    """Sum of what a function gives for each encoded chunk of the reader's samples.
+
+    Parameters
+    ----------
+    function : callable
+        Of a module, ``function(chunk, *arguments)``.
+    reader : NeuronReader
+        Has the samples.
+    n_jobs : int or None
+        As joblib takes it.
+    *arguments : objects
+        Passed on.
+    """
+    parts = run_tasks(
+        _sum_of_chunks,
+        reader,
+        [(rows, function, *arguments) for rows in _task_rows(reader, n_jobs)],
+        n_jobs,
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        return pairwise_sum(parts)
+
+
+def rows_of_chunks(
+    function: Callable[..., _Result],
+    reader: NeuronReader,
+    n_jobs: int | None,
+    *arguments: Any,
+) -> list[_Result]:
+    """What a function gives for each encoded chunk, in their order."""
+    parts = run_tasks(
+        _list_of_chunks,
+        reader,
+        [(rows, function, *arguments) for rows in _task_rows(reader, n_jobs)],
+        n_jobs,
+    )
+    return [result for part in parts for result in part]
+
+
+def run_tasks(
+    function: Callable[..., _Result],
+    reader: NeuronReader,
+    tasks: Sequence[tuple[Any, ...]],
+    n_jobs: int | None,
+) -> list[_Result]:
+    """Call ``function(reader_over_rows, *arguments)`` for each ``(rows, *arguments)``.
+
+    What the workers are sent is the reader, without activations, and for each task
+    where its rows lie or, if they lie in no file, the rows.
+    """
+    n_workers = min(effective_n_jobs(n_jobs), len(tasks))
+    share = ThreadShare.of_this_process(n_workers)
+    if n_workers == 1:
+        return [_run(function, reader, share, *task) for task in tasks]
+    # Arrays that joblib writes to files are mapped so that torch can share them.
+    parallel = Parallel(n_jobs=n_workers, mmap_mode="c")
+    return list(
+        parallel(delayed(_run)(function, reader, share, *task) for task in tasks)
+    )
+
+
+class PairwiseSum:
+    """Adds up values in the order of a balanced tree.
+
+    The sums of neighbouring values, then those of neighbouring pairs, and so on. If
+    sums of so many neighbours each, a power of two, are added up in this way, the
+    result has the same bits as if the values were.
+    """
+
+    def __init__(self) -> None:
+        self._sums: list[tuple[int, Any]] = []
+
+    def add(self, value: Any) -> Self:
+        """Take one more value."""
+        size = 1
+        while self._sums and self._sums[-1][0] == size:
+            value = self._sums.pop()[1] + value
+            size *= 2
+        self._sums.append((size, value))
+        return self
+
+    def total(self) -> Any:
+        """The sum of all values."""
+        total = self._sums[-1][1]
+        for _, value in reversed(self._sums[:-1]):
+            total = value + total
+        return total
+
+
+def pairwise_sum(values: Iterable[_Sum]) -> _Sum:
+    """Sum of some values, at least one, in the order of :class:`PairwiseSum`."""
+    sums = PairwiseSum()
+    for value in values:
+        sums.add(value)
+    total: _Sum = sums.total()
+    return total
+
+
+def chunk_rows(reader: NeuronReader, n_chunks: int = 1) -> list[RowRange]:
+    """The reader's rows, so many chunks at a time."""
+    n_samples, length = len(reader.X), n_chunks * reader.chunk_length
+    return [
+        RowRange(reader.X, start, min(start + length, n_samples))
+        for start in range(0, n_samples, length)
+    ]
+
+
+def _task_rows(reader: NeuronReader, n_jobs: int | None) -> list[RowRange]:
+    """The rows of each task: a number of chunks that is a power of two."""
+    n_workers = effective_n_jobs(n_jobs)
+    if n_workers == 1:
+        return [RowRange(reader.X, 0, len(reader.X))]
+    n_chunks = -(-len(reader.X) // reader.chunk_length)
+    per_task = max(1, n_chunks // (_TASKS_PER_WORKER * n_workers))
+    return chunk_rows(reader, 2 ** int(math.log2(per_task)))
+
+
+@with_torch_state()
+def _run(
+    function: Callable[..., _Result],
+    reader: NeuronReader,
+    share: ThreadShare,
+    rows: RowRange,
+    *arguments: Any,
+) -> _Result:
+    # numpy's error state is one of the thread.
+    with share.taken(), np.errstate(over="ignore", invalid="ignore"):
+        return function(reader.over(rows), *arguments)
+
+
+def _sum_of_chunks(
+    reader: NeuronReader, function: Callable[..., _Sum], *arguments: Any
+) -> _Sum:
+    return pairwise_sum(function(chunk, *arguments) for chunk in reader.chunks())
+
+
+def _list_of_chunks(
+    reader: NeuronReader, function: Callable[..., _Result], *arguments: Any
+) -> list[_Result]:
+    return [function(chunk, *arguments) for chunk in reader.chunks()]
