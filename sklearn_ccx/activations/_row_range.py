@@ -2,6 +2,7 @@
 
 import mmap
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -88,13 +89,13 @@ class FileRegion:
 class RowRange:
     """Consecutive rows of activations, of which slices can be read.
 
-    Pickled, it is where the rows lie, if that is in files. Rows in memory pickle as
-    they are, without those before and after.
+    Pickled, it is where the rows lie, if that is in files, which are opened when they
+    are first read. Rows in memory pickle as they are, without those before and after.
 
     Parameters
     ----------
-    X : array of shape (n_samples, F)
-        Validated activations.
+    X : array of shape (n_samples, F) or FileRegion
+        Validated activations, or where they lie.
     start, stop : int
         Which rows.
     first : int, default=None
@@ -111,7 +112,7 @@ class RowRange:
     """
 
     def __init__(self, X: Any, start: int, stop: int, first: int | None = None) -> None:
-        self._X, self._start, self._stop = X, start, stop
+        self._given, self._start, self._stop = X, start, stop
         self.first = start if first is None else first
         self.shape = (stop - start, *X.shape[1:])
         self.dtype = X.dtype
@@ -123,19 +124,18 @@ class RowRange:
         start, stop, step = rows.indices(len(self))
         return self._X[self._start + start : self._start + stop : step]
 
+    @cached_property
+    def _X(self) -> Any:
+        # Not when it is unpickled: an error there would end joblib's workers.
+        given = self._given
+        return given.open() if isinstance(given, FileRegion) else given
+
     def __reduce__(self) -> tuple[Any, ...]:
-        if isinstance(self._X, ShardedActivations):  # pickles as paths by itself
-            return type(self), (self._X, self._start, self._stop, self.first)
-        rows = self._X[self._start : self._stop]
-        region = FileRegion.of(rows)
-        if region is not None:
-            return _opened, (region, self.first)
-        return type(self), (rows, 0, len(rows), self.first)
-
-
-def _opened(region: FileRegion, first: int) -> RowRange:
-    rows = region.open()
-    return RowRange(rows, 0, len(rows), first)
+        given = self._given
+        if isinstance(given, ShardedActivations | FileRegion):
+            return type(self), (given, self._start, self._stop, self.first)
+        rows = given[self._start : self._stop]
+        return type(self), (FileRegion.of(rows) or rows, 0, len(rows), self.first)
 
 
 def _memory_map(array: Any) -> np.memmap[Any, Any] | None:

@@ -115,6 +115,9 @@ class NeuronReader:
 
     def over(self, rows: RowRange) -> Self:
         """The same for some of the activations."""
+        if not hasattr(self, "mlps"):
+            # Not when it is unpickled: an error there would end joblib's workers.
+            self._make_tensors()
         reader = type(self).__new__(type(self))
         reader.__dict__.update(self.__dict__)
         reader.X, reader.first_row = rows, rows.first
@@ -129,10 +132,6 @@ class NeuronReader:
             "chunk_length": self.chunk_length,
             "numpy_dtype": self.numpy_dtype,
         }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._make_tensors()
 
     def __sizeof__(self) -> int:
         # dask asks, and sends what is large once.
