@@ -336,7 +336,7 @@ def _errors(
     errors = {name: np.empty((len(samples), len(samples.mlps))) for name in names}
     for rows, batch in samples.batches():
         for index, mlp in enumerate(samples.mlps):
-            kept_BN, _ = mlp.kept_input(batch.codes_BM, samples.n_dominant)
+            kept_BN = batch.kept_input(mlp, samples.n_dominant)
             recon_BD = mlp.reconstruction(batch.codes_BM)
             true_BO = mlp.output(mlp.input(batch.x_BF[:, mlp.columns]))
             recon_BO, kept_BO = mlp.output(mlp.input(recon_BD)), mlp.output(kept_BN)

@@ -186,6 +186,7 @@ def certify_stack(
     site_bound, site_error = np.empty((2, len(samples), n_blocks + 1))
     contributions = np.empty((len(samples), n_blocks + 1))
     interaction, transition = np.empty((2, len(samples), n_blocks))
+    block_lipschitz = np.zeros(n_blocks)
     for rows, batch in samples.batches():
         columns = samples.site_columns(sites[0])
         true_BD = batch.x_BF[:, columns]
@@ -196,21 +197,23 @@ def certify_stack(
         contributions[rows, 0] = error.norm_B
         for index, block in enumerate(blocks):
             ranges = batch.ranges(block.mlp, samples.n_dominant, rounding)
-            error = block.next_error(error, ranges)
+            lipschitz_B = block.lipschitz(error, ranges)
+            error = block.next_error(error, ranges, lipschitz_B)
             true_BD = block.run(true_BD)
             recon_BD = recon_BF[:, samples.site_columns(sites[index + 1])]
-            sent_B = ranges.interaction_GN @ block.mlp.output_norm_N
-            interaction[rows, index] = block.mlp.weights.lipschitz * sent_B
+            interaction[rows, index] = ranges.moved_GN @ block.mlp.output_norm_N
             transition_BD = block.transition.values(
                 ranges.kept_lower_GN, batch.codes_BM
             )
             transition[rows, index] = row_norms(transition_BD)
             site_bound[rows, index + 1] = error.norm_B
             site_error[rows, index + 1] = row_norms(true_BD - recon_BD)
-            contributions[rows, : index + 1] *= block.lipschitz
+            contributions[rows, : index + 1] *= lipschitz_B[:, np.newaxis]
             contributions[rows, index + 1] = (
                 interaction[rows, index] + transition[rows, index]
             )
+            largest = lipschitz_B.max(initial=block_lipschitz[index])
+            block_lipschitz[index] = largest
     return StackCertificate(
         bound=bound,
         site_bound=site_bound,
@@ -218,7 +221,7 @@ def certify_stack(
         contributions=contributions,
         interaction_bound=interaction,
         transition_error=transition,
-        block_lipschitz=np.array([block.lipschitz for block in blocks]),
+        block_lipschitz=block_lipschitz,
     )
 
 
