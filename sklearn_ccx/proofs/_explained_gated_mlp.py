@@ -8,17 +8,17 @@ factor with radii of its own: :math:`r` is the interaction and the residual toge
 
 *Intervals.* :math:`\varphi` maps the interval of the gate to one, the neuron is in its
 product with the interval of the linear factor, of which the ends are among the products
-of the ends. Where :math:`g_D` and :math:`v_D` have ranges themselves, the difference is
-also in the range of
+of the ends.
+
+*Lipschitz.* The interaction is bounded in :mod:`._gated_dominance`. The residual moves
+the neuron by
 
 .. math::
 
-    \varphi(g) v - \varphi(g_D) v_D
-    = (\varphi(g) - \varphi(g_D)) v_D + \varphi(g) (v - v_D).
+    \varphi(g) v - \varphi(\hat g) \hat v
+    = (\varphi(g) - \varphi(\hat g)) \hat v + \varphi(g) (v - \hat v),
 
-*Lipschitz.* The interaction is bounded in :mod:`._gated_dominance`. For the residual,
-the same identity with :math:`\hat g` and :math:`\hat v` and
-:math:`|\varphi(g)| \le |\varphi(\hat g)| + \mathrm{Lip}(\varphi) \rho_g` give
+and :math:`|\varphi(g)| \le |\varphi(\hat g)| + \mathrm{Lip}(\varphi) \rho_g`, so that
 
 .. math::
 
@@ -218,33 +218,6 @@ class ExplainedGatedMLP(ExplainedMLP):
             spectral_norm(linear_DN),
             spectral_norm(self.W_out_NO),
             row_norms(gate_DN.T),
-        )
-
-    def deviation_range(
-        self,
-        lower_GN: FloatArray,
-        upper_GN: FloatArray,
-        radius_GN: FloatArray,
-        most_GN: FloatArray,
-    ) -> Range:
-        lowest_GN, highest_GN = super().deviation_range(
-            lower_GN, upper_GN, radius_GN, most_GN
-        )
-        if lower_GN is upper_GN:  # of samples: this is what the intervals can give
-            return lowest_GN, highest_GN
-        at_first, linear = self._factor_ranges(lower_GN, upper_GN)
-        moved, _ = self._factor_ranges(lower_GN - radius_GN, upper_GN + radius_GN)
-        gate_radius_GN, linear_radius_GN = _factors(radius_GN)
-        steepest_GN = self.weights.lipschitz * gate_radius_GN
-        gate_moved = (
-            np.maximum(moved[0] - at_first[1], -steepest_GN),
-            np.minimum(moved[1] - at_first[0], steepest_GN),
-        )
-        by_gate = product_range(gate_moved, linear)
-        by_linear_GN = _largest(moved) * linear_radius_GN
-        return (
-            np.maximum(lowest_GN, by_gate[0] - by_linear_GN),
-            np.minimum(highest_GN, by_gate[1] + by_linear_GN),
         )
 
 
