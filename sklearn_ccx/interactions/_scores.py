@@ -30,7 +30,8 @@ def interaction_scores(
 
     bounds how far the output of the MLP on the reconstruction is from its output if
     every neuron kept only the feature that contributes most. A gated MLP has a bound of
-    its own; see :ref:`gated-mlps`.
+    its own; see :ref:`gated-mlps`. Behind a norm the contributions of a sample are
+    divided by its scale; see :ref:`norms`.
 
     Parameters
     ----------
@@ -91,8 +92,8 @@ def interaction_scores(
     scores = np.empty((len(reader.X), len(reader.mlps)))
     for chunk in reader.chunks():
         for index in range(len(reader.mlps)):
-            for rows, contributions in chunk.contributions(index, reader.n_dominant):
-                bound_B = contributions.bound().clamp(min=0.0)
+            for rows, _, batch in chunk.contributions(index, reader.n_dominant):
+                bound_B = batch.bound().clamp(min=0.0)
                 scores[rows, index] = bound_B.cpu().numpy()
     refuse_overflow(scores, "the interaction")
     return scores if per_mlp else scores.sum(axis=1)

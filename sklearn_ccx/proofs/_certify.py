@@ -237,7 +237,9 @@ def certify(
     True
     """
     premises = Premises(level, bound, groups, code_max, max_active)
-    samples = ExplainedSamples(estimator, X, mlp, n_dominant, batch_size)
+    samples = ExplainedSamples(
+        estimator, X, mlp, n_dominant, batch_size, with_norms=level == "sample"
+    )
     output_sites = _check_output_sites(output_site, samples, residual)
     transitions = [
         Transition(samples, explained, site, residual)
@@ -338,8 +340,9 @@ def _errors(
         for index, mlp in enumerate(samples.mlps):
             kept_BN = batch.kept_input(mlp, samples.n_dominant)
             recon_BD = mlp.reconstruction(batch.codes_BM)
-            true_BO = mlp.output(mlp.input(batch.x_BF[:, mlp.columns]))
-            recon_BO, kept_BO = mlp.output(mlp.input(recon_BD)), mlp.output(kept_BN)
+            true_BO = mlp.output(batch.input(mlp, batch.x_BF[:, mlp.columns]))
+            recon_BO = mlp.output(batch.input(mlp, recon_BD))
+            kept_BO = mlp.output(kept_BN)
             differences = {
                 "error": true_BO - kept_BO,
                 "reconstruction": true_BO - recon_BO,

@@ -73,14 +73,6 @@ class ExplainedGatedMLP(ExplainedMLP):
     linear factors: so do ``W_in_DN``, ``M_MN`` and ``bias_N``.
     """
 
-    def _input_weights(self) -> tuple[FloatArray, FloatArray]:
-        weights = self.weights
-        W_in, b_in = super()._input_weights()
-        return (
-            np.hstack([np.asarray(weights.W_gate, dtype=np.float64), W_in]),
-            np.hstack([np.asarray(weights.b_gate, dtype=np.float64), b_in]),
-        )
-
     def kept_input(
         self, codes_BM: sparse.csr_array, bias_BN: FloatArray, n_dominant: int
     ) -> FloatArray:

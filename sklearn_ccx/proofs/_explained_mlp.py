@@ -12,16 +12,17 @@ All ranges here are those of exact arithmetic up to :attr:`NeuronRanges.rounding
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from ..networks import MLPWeights, row_norms
+from ..networks import MLPWeights, input_weights, row_norms
 from ._box_ranges import box_ranges
 from ._dominance import dominant_contributions, dominant_features
+from ._explained_norm import ExplainedNorm
 from ._intervals import nonlinearity_range
 from ._nonlinearity import nonlinearity_value
 from ._rounding import Rounding
@@ -91,9 +92,14 @@ class ExplainedMLP:
     M_MN : ndarray of shape (M, N)
         What one unit of each feature writes to each neuron.
     bias_N : ndarray of shape (N,)
-        What a neuron receives when no feature is active.
+        What a neuron receives when no feature is active, unless there is a norm.
+    b_dec_written_N : ndarray of shape (N,)
+        The part of it that the decoder's bias writes. A norm divides it by the scale of
+        a sample.
     output_norm_N : ndarray of shape (N,)
         Euclidean norm of each neuron's output weights.
+    norm : ExplainedNorm or None
+        The norm before the MLP. Its centring and its weights are in ``W_in_DN``.
     """
 
     def __init__(
@@ -102,20 +108,22 @@ class ExplainedMLP:
         width = len(weights.W_in)
         self.weights = weights
         self.columns = slice(weights.site * width, (weights.site + 1) * width)
-        self.W_in_DN, self.b_in_N = self._input_weights()
+        inputs = input_weights(weights)
+        self.W_in_DN = inputs.W_DN.astype(np.float64, copy=False)
+        self.b_in_N = inputs.bias_N.astype(np.float64, copy=False)
         self.W_out_NO = weights.W_out.astype(np.float64, copy=False)
         self.b_out_O = weights.b_out.astype(np.float64, copy=False)
         self.W_dec_MD = components[:, self.columns]
         self.b_dec_D = intercept[self.columns]
         self.M_MN = self.W_dec_MD @ self.W_in_DN
-        self.bias_N = self.b_in_N + self.b_dec_D @ self.W_in_DN
+        self.b_dec_written_N = self.b_dec_D @ self.W_in_DN
+        self.bias_N = self.b_in_N + self.b_dec_written_N
         self.output_norm_N = row_norms(self.W_out_NO)
-        self._input_size_DN = np.abs(self.W_in_DN)
+        self.norm = None if weights.norm is None else ExplainedNorm(weights)
+        sizes = input_weights(weights, magnitudes=True)
+        self._input_size_DN = sizes.W_DN.astype(np.float64, copy=False)
+        self._bias_size_N = sizes.bias_N.astype(np.float64, copy=False)
         self._decoder_size_MD = np.abs(self.W_dec_MD)
-
-    def _input_weights(self) -> tuple[FloatArray, FloatArray]:
-        W_in, b_in = self.weights.W_in, self.weights.b_in
-        return W_in.astype(np.float64, copy=False), b_in.astype(np.float64, copy=False)
 
     def reconstruction(self, codes_BM: sparse.csr_array) -> FloatArray:
         """What the codes stand for at the site, (B, D)."""
@@ -155,8 +163,22 @@ class ExplainedMLP:
         rounding : Rounding
             By how much bounds are widened.
         """
-        mass_GN = size_GD @ self._input_size_DN + np.abs(self.b_in_N)
+        mass_GN = size_GD @ self._input_size_DN + self._bias_size_N
         return rounding.of_received(mass_GN, *self.W_dec_MD.shape)
+
+    def rounding_behind_norm(
+        self, size_BD: FloatArray, x_BD: FloatArray, rounding: Rounding
+    ) -> FloatArray:
+        """:meth:`rounding_of_received` of samples behind the norm, (B, N)."""
+        assert self.norm is not None
+        scale_B = self.norm.scales(x_BD)
+        centred_BD = self.norm.magnitudes(size_BD) / scale_B[:, np.newaxis]
+        mass_BN = centred_BD @ self._input_size_DN + self._bias_size_N
+        n_features, width = self.W_dec_MD.shape
+        # The mean and the scale are sums over the width as well.
+        rounding_BN = rounding.of_received(mass_BN, n_features, 3 * width)
+        factor_B = self.norm.rounding_factor(x_BD, scale_B)
+        return factor_B[:, np.newaxis] * rounding_BN
 
     # What follows depends on the kind of neurons.
 
@@ -375,14 +397,37 @@ class SampleBatch:
         """Ranges of what the neurons of an MLP receive on each sample."""
         codes_BM, x_BD = self.codes_BM, self.x_BF[:, mlp.columns]
         size_BD = np.abs(x_BD) + mlp.reconstruction_size(codes_BM)
-        return mlp.sample_ranges(
-            codes_BM,
-            mlp.bias_N,
-            mlp.residual(codes_BM, self.x_BF),
-            mlp.rounding_of_received(size_BD, rounding),
-            n_dominant,
+        residual_BN = mlp.residual(codes_BM, self.x_BF)
+        if mlp.norm is None:
+            rounding_BN = mlp.rounding_of_received(size_BD, rounding)
+        else:
+            residual_BN /= mlp.norm.scales(x_BD)[:, np.newaxis]
+            rounding_BN = mlp.rounding_behind_norm(size_BD, x_BD, rounding)
+        ranges = mlp.sample_ranges(
+            *self._received(mlp), residual_BN, rounding_BN, n_dominant
         )
+        return replace(ranges, code_lower_GM=codes_BM, code_upper_GM=codes_BM)
 
     def kept_input(self, mlp: ExplainedMLP, n_dominant: int) -> FloatArray:
         """What the neurons of an MLP receive in the explanation, (B, N)."""
-        return mlp.kept_input(self.codes_BM, mlp.bias_N, n_dominant)
+        return mlp.kept_input(*self._received(mlp), n_dominant)
+
+    def input(self, mlp: ExplainedMLP, rows_BD: FloatArray) -> FloatArray:
+        """What the neurons receive from rows in the place of the activations, (B, N).
+
+        A norm divides them by the scale of the activations.
+        """
+        if mlp.norm is None:
+            return mlp.input(rows_BD)
+        scale_B1 = mlp.norm.scales(self.x_BF[:, mlp.columns])[:, np.newaxis]
+        input_BN: FloatArray = rows_BD @ mlp.W_in_DN / scale_B1 + mlp.b_in_N
+        return input_BN
+
+    def _received(self, mlp: ExplainedMLP) -> tuple[sparse.csr_array, FloatArray]:
+        """How much of each feature the neurons receive, and their bias."""
+        if mlp.norm is None:
+            return self.codes_BM, mlp.bias_N
+        scale_B = mlp.norm.scales(self.x_BF[:, mlp.columns])
+        codes_BM = self.codes_BM.copy()
+        codes_BM.data /= np.repeat(scale_B, np.diff(codes_BM.indptr))
+        return codes_BM, mlp.b_in_N + mlp.b_dec_written_N / scale_B[:, np.newaxis]

@@ -51,6 +51,8 @@ class ExplainedSamples:
         How many contributions a neuron keeps; None takes the coder's.
     batch_size : int or None
         Samples read at a time.
+    with_norms : bool
+        Whether the MLPs may be behind norms.
 
     Attributes
     ----------
@@ -75,6 +77,8 @@ class ExplainedSamples:
         mlp: MLPs,
         n_dominant: int | None,
         batch_size: int | None,
+        *,
+        with_norms: bool = False,
     ) -> None:
         reader = NeuronReader(
             estimator, X, mlp=mlp, n_dominant=n_dominant, batch_size=batch_size
@@ -94,7 +98,12 @@ class ExplainedSamples:
                 for site in range(self.n_sites)
             ]
         self.mlps = []
-        for item in weights:
+        for index, item in enumerate(weights):
+            if item.norm is not None and not with_norms:
+                raise ValueError(
+                    f"mlp[{index}] is behind a norm, which divides each sample by its "
+                    'own scale. Only certify with level="sample" covers that.'
+                )
             explained = ExplainedMLP if item.W_gate is None else ExplainedGatedMLP
             self.mlps.append(explained(item, self.components, self.intercept))
         # Encoded are codes and what they come from; then the neurons are looked at.

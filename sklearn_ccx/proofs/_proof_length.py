@@ -105,7 +105,10 @@ def proof_length(
             output += 4 * n_outputs
         else:
             output = count.lipschitz * n_neurons
+        # The mean, the scale, and what is divided by it.
+        norm = 0 if mlp.norm is None else 5 * width + 2 * n_inputs
         if n_possible is None:
+            proof += n_samples * norm + total_active * (mlp.norm is not None)
             proof += total_active * (count.contribution * n_neurons + 2 * width)
             proof += n_samples * (2 * width * n_inputs + output)
         else:
@@ -116,7 +119,7 @@ def proof_length(
         proof += setup + 2 * n_neurons * n_outputs
         # Weights, biases and the nonlinearity; a gated neuron multiplies as well.
         hidden = n_inputs + n_neurons
-        network = 2 * n_inputs * width + 2 * n_neurons * n_outputs + hidden
+        network = 2 * n_inputs * width + 2 * n_neurons * n_outputs + hidden + norm
         explanation = 2 * n_neurons * n_outputs + hidden
         brute_force += setup + n_samples * (network + explanation + 3 * n_outputs)
         brute_force += total_active * count.dominance * n_neurons
