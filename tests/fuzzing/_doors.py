@@ -518,6 +518,11 @@ def _loss_or_codes_do_not_vary(arguments):
     return constant or _codes_do_not_vary(arguments)
 
 
+def _gated_mlp():
+    W = np.random.default_rng(0).normal(size=(2, WIDTH, 5))
+    return ccx.MLPWeights(W[0], W[0].T, W_gate=W[1], activation="silu")
+
+
 def _measure_doors():
     one = {"estimator": _coder, "X": _X, "batch_size": 10}
     two = {
@@ -560,12 +565,20 @@ def _measure_doors():
         residual=True,
     )
     yield _function(
-        ccx.certify_stack,
-        estimator=partial(_coder, ccx.InteractionCrosscoder),
-        X=partial(_X, 2),
-        mlp=lambda: [make_mlp(WIDTH, 5, d_out=WIDTH)],
-        output_site=1,
+        ccx.certify, "gated", **two, mlp=_gated_mlp, output_site=1, residual=True
     )
+    for suffix, mlp in {
+        "": lambda: make_mlp(WIDTH, 5, d_out=WIDTH),
+        "gated": _gated_mlp,
+    }.items():
+        yield _function(
+            ccx.certify_stack,
+            suffix,
+            estimator=partial(_coder, ccx.InteractionCrosscoder),
+            X=partial(_X, 2),
+            mlp=lambda mlp=mlp: [mlp()],
+            output_site=1,
+        )
     for scorer in model_selection.SCORERS.values():
         explained = scorer is model_selection.explained_variance_scorer
         undefined = None if explained else _codes_do_not_vary

@@ -13,6 +13,7 @@ from sklearn_ccx import (
     interaction_scores,
 )
 from tests.conftest import make_mlp
+from tests.proofs.cases import fitted
 from tests.proofs.gated_cases import GatedCase, gated_cases
 from tests.proofs.test_certify import LEVELS, certificates, check_case
 
@@ -269,3 +270,90 @@ def test_an_open_gate_makes_a_plain_mlp(X):
                 for mlp in (gated, plain)
             )
             assert_allclose(one, other, rtol=1e-9)
+
+
+def test_all_features_are_dominant(X):
+    case = fitted_case(X)
+    everything = certify(case.estimator, X, n_dominant=24)
+    for level in LEVELS:
+        certificate = certify(case.estimator, X, level=level, n_dominant=10**7)
+        assert not certificate.interaction_bound.any()
+        assert_allclose(certificate.error, everything.error, rtol=1e-9)
+
+
+def test_float32_data(X):
+    X = X.astype(np.float32)
+    rng = np.random.default_rng(0)
+    W = rng.normal(size=(2, 6, 9)).astype(np.float32)
+    mlp = MLPWeights(W[0], W[0].T, W_gate=W[1], activation="silu")
+    ccx = InteractionCrosscoder(24, k=3, mlp=mlp, max_iter=60, random_state=0)
+    certificate = certify(ccx.fit(X), X)
+    assert ccx.components_.dtype == mlp.W_gate.dtype == np.float32
+    assert certificate.error_bound.dtype == np.float64
+    assert (certificate.error <= certificate.error_bound).all()
+    double = certify(ccx, X, mlp=MLPWeights(*(
+        np.float64(part) for part in (W[0], W[0].T)
+    ), W_gate=np.float64(W[1]), activation="silu"))  # fmt: skip
+    assert_allclose(certificate.error_bound, double.error_bound, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_dominant", [1, 2])
+def test_does_not_depend_on_the_batch(X, n_dominant):
+    case = fitted_case(X)
+    for level in LEVELS:
+        one, other = (
+            certify(
+                case.estimator, X, level=level, n_dominant=n_dominant, batch_size=size
+            )
+            for size in (7, 1000)
+        )
+        assert_array_equal(one.groups, other.groups)
+        assert_allclose(one.error_bound, other.error_bound, rtol=1e-9)
+
+
+def test_a_single_active_feature_does_not_interact(X):
+    """With one active feature a neuron keeps all that it receives."""
+    sae = InteractionCrosscoder(12, k=1, activation="topk", max_iter=20, random_state=0)
+    certificate = certify(sae.fit(X), X, mlp=make_gated())
+    assert not certificate.interaction_bound.any()
+    assert (certificate.interaction_error <= certificate.rounding).all()
+    assert (certificate.error <= certificate.error_bound).all()
+
+
+def test_proof_of_a_domain_does_not_grow_with_the_data(X):
+    ccx = fitted_case(X).estimator
+    few = certify(ccx, X[:60], level="domain")
+    many = certify(ccx, np.concatenate([X[:60]] * 5), level="domain")
+    assert_array_equal(few.error_bound[0], many.error_bound[0])
+    assert few.proof_flops == many.proof_flops < many.brute_force_flops
+    assert 4 < many.membership_flops / few.membership_flops <= 5
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("bound", ["interval", "lipschitz"])
+def test_a_gate_makes_the_proof_longer(X, level, bound):
+    """More than for a plain MLP, less than for one with twice as many neurons twice."""
+    ccx, gated = fitted_case(X).estimator, make_gated()
+    options = {"level": level, "bound": bound}
+    if level == "group":
+        options["groups"] = np.arange(len(X)) % 5
+    plain = MLPWeights(gated.W_in, gated.W_out)
+    one = certify(ccx, X, mlp=plain, **options)
+    other = certify(ccx, X, mlp=gated, **options)
+    for name in ("proof_flops", "brute_force_flops"):
+        assert 1.3 < getattr(other, name) / getattr(one, name) < 4
+    if level != "sample":
+        assert 1 < other.membership_flops / one.membership_flops < 2
+
+
+def test_length_of_a_proof_of_samples():
+    """Counted by hand for one sample, feature and neuron of width one."""
+    sae = fitted(np.ones((1, 1)), np.zeros(1), np.ones((1, 1)), np.zeros(1))
+    mlp = MLPWeights([[1.0]], [[1.0]], W_gate=[[1.0]])
+    certificate = certify(sae, np.ones((1, 1)), mlp=mlp, bound="lipschitz")
+    # What the feature and the decoder's bias write to both inputs, the norm of the
+    # output weights, the feature's contributions, the residual, and the bound.
+    assert certificate.proof_flops == (4 + 4) + 2 + (11 + 2) + (4 + 16)
+    # The same weights; network and explanation: both inputs with their biases, the
+    # nonlinearity, the product and the output; which feature dominates; the distance.
+    assert certificate.brute_force_flops == 8 + (4 + 2 + 3) + (2 + 3) + 9 + 3
