@@ -41,7 +41,8 @@ class StackCertificate:
         Most that the reconstruction at site 0 (first column) and each block
         (the others) add to the last site, by the Lipschitz constants of the blocks
         after it. Together they are the Lipschitz bound at the last site, up to
-        rounding.
+        rounding; with gated MLPs and ``bound="interval"``, which knows smaller
+        constants of theirs, no more than that.
 
     interaction_bound : ndarray of shape (n_samples, L)
         Lipschitz bound on the interaction inside each block.
@@ -50,7 +51,10 @@ class StackCertificate:
         Distance of each block's explanation from the reconstruction at the next site.
 
     block_lipschitz : ndarray of shape (L,)
-        Bound on the Lipschitz constant of each block, the residual path included.
+        Bound on the Lipschitz constant of each block, the residual path included. A
+        block with a gated MLP has none; there it is the largest of the samples'
+        constants between the reconstruction and what is no farther from it than
+        `site_bound`.
 
     Examples
     --------
@@ -109,6 +113,9 @@ def certify_stack(
 
         \|e_{l+1}\| \le \mathrm{Lip}(\mathrm{block}_l) \|e_l\|
                         + I_l + \|\text{transition}_l\|.
+
+    A block with a gated MLP has no Lipschitz constant for all inputs. Each sample has
+    one between its reconstruction and what is so near; see :ref:`gated-proofs`.
 
     Parameters
     ----------
