@@ -1,0 +1,52 @@
+"""What some dictionaries do to each sample before they encode it."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.preprocessing import FunctionTransformer
+
+FloatArray = npt.NDArray[np.floating]
+
+# Added to the standard deviation, in the formats that take it.
+_EPSILON = 1e-5
+
+
+def sample_statistics(kind: str, X: Any) -> tuple[FloatArray, FloatArray]:
+    """Offset and scale of each row: a row is normalised to ``(x - offset) * scale``.
+
+    Parameters
+    ----------
+    kind : {"layer_norm", "constant_norm"}
+        "layer_norm" takes the mean over the row, and divides by its standard deviation
+        (unbiased) plus 1e-5; "constant_norm" scales the row to the norm
+        :math:`\\sqrt d`.
+    X : ndarray of shape (n_samples, d)
+        Activations.
+
+    Returns
+    -------
+    offset, scale : ndarray of shape (n_samples, 1)
+        In the dtype of X.
+    """
+    if kind == "layer_norm":
+        mean = X.mean(axis=1, keepdims=True)
+        return mean, 1.0 / (X.std(axis=1, ddof=1, keepdims=True) + _EPSILON)
+    norm = np.linalg.norm(X, axis=1, keepdims=True)
+    # A row of zeros stays one.
+    norm = np.where(norm > 0, norm, 1.0).astype(X.dtype)
+    return np.zeros_like(norm), np.sqrt(X.shape[1]).astype(X.dtype) / norm
+
+
+def normalized(X: Any, kind: str) -> FloatArray:
+    """Rows normalised one by one, in float32 or float64."""
+    if X.dtype not in (np.float32, np.float64):
+        X = X.astype(np.float32 if X.dtype == np.float16 else np.float64)
+    offset, scale = sample_statistics(kind, X)
+    normed: FloatArray = (X - offset) * scale
+    return normed
+
+
+def sample_norm_transformer(kind: str) -> FunctionTransformer:
+    """A step of a pipeline that normalises each row."""
+    return FunctionTransformer(normalized, validate=True, kw_args={"kind": kind})
