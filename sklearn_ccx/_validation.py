@@ -115,6 +115,32 @@ def as_floats(value: Any, name: str) -> npt.NDArray[np.float64]:
         ) from error
 
 
+def as_weights(value: Any, name: str) -> npt.NDArray[Any]:
+    """Numbers of any kind as an array of floats or integers in memory.
+
+    Raises
+    ------
+    ValueError
+        If they are no numbers, or codes that stand for numbers.
+    """
+    if isinstance(value, Tensor) and value.element_size() == 1:
+        raise ValueError(
+            f"{name} is a tensor of {value.dtype}, which holds codes of numbers where "
+            "a layer is quantised; pass the numbers, in a dtype such as torch.float32."
+        )
+    array = as_numpy(value, name)
+    if array.dtype.kind in "biuf":
+        return array
+    try:
+        if array.dtype.kind != "O":
+            raise TypeError("these are not numbers")
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{name} must be an array of numbers; got dtype {array.dtype}: {error}."
+        ) from error
+
+
 @contextmanager
 def errors_of_conversion(name: str) -> Iterator[None]:
     """Name the parameter where numpy says that an entry is no number."""

@@ -166,7 +166,7 @@ class Training:
             threshold_M = weights.threshold * code_factor_M
         if scales is None:
             scales = LossScales.measure(data, rows, mlps, settings.batch_size)
-        if settings.activation == "jumprelu" and not threshold_M.all():
+        if settings.activation == "jumprelu" and not threshold_M.any():
             pre_BM = torch.from_numpy(first_BF.numpy() @ start[0].T + start[1])
             threshold_M = initial_threshold(settings.k, pre_BM).numpy()
         activation = _new_activation(settings, data, scales, threshold_M)
@@ -329,6 +329,8 @@ def _new_activation(
     threshold_M: FloatArray,
 ) -> CodeActivation:
     if settings.activation == "jumprelu":
+        # A threshold of 0 has no logarithm; the least number does the same.
+        threshold_M = np.maximum(threshold_M, torch.finfo(data.dtype).tiny)
         return JumpReLU(settings.k, data.tensor(np.log(threshold_M)))
     if settings.activation == "relu":
         return ReLU(settings.l1_coefficient, scales.code_scale)

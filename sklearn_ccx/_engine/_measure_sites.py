@@ -106,6 +106,7 @@ def measure_sites(
     *,
     center: bool,
     normalize: bool,
+    offset: npt.NDArray[np.floating] | None = None,
     watch: tuple[TypicalNorms, Outliers] | None = None,
 ) -> SiteScaling:
     """Measure the scaling on ``rows`` of ``X``, shape (n, F), in bounded memory.
@@ -122,6 +123,8 @@ def measure_sites(
         Whether the offset is the mean.
     normalize : bool
         Whether the sites are scaled.
+    offset : ndarray of shape (F,) or None
+        The offset itself, whatever `center` says.
     watch : (TypicalNorms, Outliers) or None
         Outliers to count on the way.
     """
@@ -134,6 +137,8 @@ def measure_sites(
             watch[1].add(chunk_rows, watch[0].ratios(chunk_BF))
     mean_F = sum_F / n_samples
     offset_F = mean_F if center else np.zeros(n_columns)
+    if offset is not None:
+        offset_F = offset.astype(np.float64)
 
     by_site = n_sites, -1
     unit_L = site_units(largest_F, n_sites)

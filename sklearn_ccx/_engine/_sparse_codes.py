@@ -1,6 +1,6 @@
 """Codes held as their active entries, and the products that only need those."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -65,6 +65,10 @@ class SparseCodes:
             self.first_entry_B,
             self.n_components,
         )
+
+    def divided_by(self, divisor_B: Tensor) -> "SparseCodes":
+        """The codes of each row divided by its number."""
+        return replace(self, values_A=self.values_A / divisor_B[self.rows_A])
 
     def bounds(self) -> Tensor:
         """Where each row begins, and where the last one ends, (B + 1,)."""

@@ -220,7 +220,7 @@ class Trainer:
         total = count = 0.0
         for mlp in self._objective.mlps:
             M_MN = mlp.neuron_inputs(self._model.W_dec_MF)
-            contributions = mlp.contributions(
+            contributions = mlp.on(x_BF).contributions(
                 codes, M_MN, self._objective.strengths.n_dominant
             )
             share_sum, n_reached = contributions.share_sum()

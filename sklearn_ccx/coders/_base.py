@@ -100,7 +100,8 @@ class BaseInteractionCoder(FittedCoder):
         typical = self._typical_norms(X, layout)
         rows = self._rows_to_use(X, typical)
         train_rows, validation_rows = self._split(rows, generator)
-        data = self._measured_data(X, layout, train_rows, typical)
+        offset = self._given_offset(X) if self.warm_start else None
+        data = self._measured_data(X, layout, train_rows, typical, offset)
         mlps = self._frozen_mlps(data)
         settings = self._settings(
             X.shape[1], layout["n_sites_"], len(train_rows), self._output_dtype(X)
@@ -112,6 +113,7 @@ class BaseInteractionCoder(FittedCoder):
             self._export(run, data, history, train_rows, layout)
         scales = MeasuredScales(data.scaling, run.scales, typical)
         self._keep(settings, scales)
+        self._intercept_is_given = offset is not None
         if validation_rows is not None:
             self.validation_loss_curve_ = run.validation_losses
             self.best_validation_loss_ = min(run.validation_losses, default=math.nan)
@@ -174,7 +176,8 @@ class BaseInteractionCoder(FittedCoder):
         else:
             typical = self._typical_norms(X, layout)
             rows = self._rows_to_use(X, typical)
-            data = self._measured_data(X, layout, rows, typical)
+            offset = self._given_offset(X)
+            data = self._measured_data(X, layout, rows, typical, offset)
         settings = self._settings(
             X.shape[1], layout["n_sites_"], len(rows), self._output_dtype(X)
         )
@@ -198,6 +201,7 @@ class BaseInteractionCoder(FittedCoder):
             joined = {key: np.append(history.get(key, []), new[key]) for key in new}
             self._export(run, data, joined, rows, layout)
         self._keep(settings, MeasuredScales(data.scaling, run.scales, typical))
+        self._intercept_is_given = getattr(self, "_intercept_is_given", False)
         self._training_state = {
             "trainer": numpy_tree(run.state_dict()),
             "n_passes": settings.n_passes,
@@ -252,6 +256,7 @@ class BaseInteractionCoder(FittedCoder):
         layout: dict[str, Any],
         rows: npt.NDArray[np.int64],
         typical: TypicalNorms,
+        offset: FloatArray | None,
     ) -> TrainingData:
         """Activations in training units, which are measured on some rows."""
         outliers = Outliers(_OUTLIER_RATIO)
@@ -261,6 +266,7 @@ class BaseInteractionCoder(FittedCoder):
             layout["n_sites_"],
             center=self.center,
             normalize=self.normalize,
+            offset=offset,
             watch=(typical, outliers) if self.outlier_threshold is None else None,
         )
         _warn_of_constant_sites(scaling)
@@ -277,6 +283,13 @@ class BaseInteractionCoder(FittedCoder):
         check_provable(mlps, self.lam_margin, self.lam_interval)
         return freeze_mlps(
             mlps, data.scaling.offset_F, n_sites, dtype=data.dtype, device=data.device
+        )
+
+    def _given_offset(self, X: FloatArray) -> FloatArray | None:
+        """The decoder's bias that training has to keep; None if it may choose one."""
+        is_given = getattr(self, "_intercept_is_given", False)
+        return (
+            self.intercept_ if is_given and len(self.intercept_) == X.shape[1] else None
         )
 
     def _fitted_weights(

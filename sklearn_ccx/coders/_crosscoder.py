@@ -282,6 +282,8 @@ class InteractionCrosscoder(BaseInteractionCoder):
     True
     """
 
+    _max_ndim = 3
+
     def _number_of_sites(self, shape: tuple[int, ...]) -> int:
         if len(shape) > 3:
             raise ValueError(

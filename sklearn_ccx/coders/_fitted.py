@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from .._engine._torch_state import with_torch_state
 from .._engine.activations import keep_above, keep_largest
 from .._validation import as_numbers, errors_of_conversion
 from ..networks import MLPWeights, check_mlps
+from ._given_weights import GivenWeights, given_threshold
 from ._parameters import CoderParameters
 from ._rows import DTYPES, batch_length, computed_dtype, flat, validated
 
@@ -44,11 +45,162 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
     n_dominant_: int
     n_sites_: int
     n_features_in_: int
+    decoder_norms_: FloatArray
+    activation_frequency_: FloatArray
+    site_fvu_: FloatArray
+    site_norm_ratio_: FloatArray
+    history_: dict[str, FloatArray]
+    loss_curve_: list[float]
+    n_iter_: int
     _is_three_d: bool
+    # Whether training keeps the decoder's bias instead of taking the mean of X.
+    _intercept_is_given: bool
+
+    # Axes that activations may have.
+    _max_ndim: ClassVar[int]
 
     def _number_of_sites(self, shape: tuple[int, ...]) -> int:
         """Sites in a row of activations of this shape; raises if it has none."""
         raise NotImplementedError
+
+    @classmethod
+    def from_weights(
+        cls,
+        W_enc: npt.ArrayLike,
+        W_dec: npt.ArrayLike,
+        *,
+        b_enc: npt.ArrayLike | None = None,
+        b_dec: npt.ArrayLike | None = None,
+        activation: str = "relu",
+        k: int | None = None,
+        threshold: npt.ArrayLike | None = None,
+        input_offset: npt.ArrayLike = 0.0,
+        input_scale: npt.ArrayLike = 1.0,
+        **params: Any,
+    ) -> Self:
+        r"""Make a fitted estimator of a dictionary that was trained elsewhere.
+
+        The code of activations :math:`x` is
+
+        .. math::
+
+            a = \sigma(\tilde x W_{enc} + b_{enc}), \qquad
+            \tilde x = \mathtt{input\_scale} \odot (x - \mathtt{input\_offset}),
+
+        and :math:`a W_{dec} + b_{dec}` is the reconstruction of :math:`\tilde x`.
+        Offset and scale are folded into the weights, so that ``transform`` and
+        ``inverse_transform`` speak the units of X. No data is needed.
+
+        Parameters
+        ----------
+        W_enc : array-like of shape (d, n_components) or (n_sites, d, n_components)
+            Encoder. The second shape is for :class:`InteractionCrosscoder`. float16,
+            bfloat16 and float32 are held in float32, all else in float64.
+
+        W_dec : array-like of shape (n_components, d) or (n_components, n_sites, d)
+            Decoder.
+
+        b_enc : array-like of shape (n_components,), default=None
+            Bias of the encoder. None is zero.
+
+        b_dec : array-like of shape (d,) or (n_sites, d), default=None
+            Bias of the decoder. None is zero.
+
+        activation : {"relu", "topk", "batchtopk", "jumprelu"}, default="relu"
+            The nonlinearity :math:`\sigma` of ``transform``: "relu" keeps what is
+            positive, "topk" the `k` largest of each sample that are, "batchtopk" and
+            "jumprelu" what is positive and above `threshold`.
+
+        k : int, default=None
+            Active features per sample. "topk" needs it; for "batchtopk" and "jumprelu"
+            it is what training goes on with, and None is 32.
+
+        threshold : float or array-like of shape (n_components,), default=None
+            Pre-activation above which a feature is active. "jumprelu" needs it, and
+            so does "batchtopk", which takes a number.
+
+        input_offset : float or array-like of shape (d,) or (n_sites, d), default=0
+            What is subtracted from the activations. A crosscoder also takes shape
+            `(n_sites,)`.
+
+        input_scale : float or array-like of shape (d,) or (n_sites, d), default=1
+            What they are then multiplied by.
+
+        **params : dict
+            Other parameters of the estimator, such as `mlp`.
+
+        Returns
+        -------
+        estimator : object
+            A fitted estimator. `history_` is empty, `n_iter_` 0, and
+            `activation_frequency_`, `site_fvu_` and `site_norm_ratio_` are NaN, since
+            nothing was measured.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit together, an entry is not a finite number, or an
+            activation lacks its `k` or `threshold`, or has one that it does not use.
+
+        Notes
+        -----
+        :meth:`partial_fit`, and :meth:`fit` with ``warm_start=True``, go on training
+        the dictionary. Its decoder's bias stays as it is, whatever `center` says.
+        Training holds decoder rows at unit norm. Where they are not, "topk" then keeps
+        the features whose code times that norm is largest, which may be others.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_ccx import InteractionSAE, interaction_scores
+        >>> rng = np.random.default_rng(0)
+        >>> W_dec = rng.normal(size=(16, 8))
+        >>> sae = InteractionSAE.from_weights(W_dec.T, W_dec, activation="topk", k=2)
+        >>> X = rng.normal(size=(4, 8))
+        >>> (sae.transform(X) > 0).sum(axis=1)
+        array([2, 2, 2, 2])
+        >>> interaction_scores(sae, X).round(2)
+        array([ 8.86, 13.2 , 13.18, 13.23])
+        """
+        given = GivenWeights.read(
+            W_enc,
+            W_dec,
+            b_enc,
+            b_dec,
+            input_offset,
+            input_scale,
+            max_ndim=cls._max_ndim,
+        )
+        n_components, dtype = len(given.components), given.components.dtype
+        if k is not None:
+            params["k"] = k
+        estimator = cls(n_components, activation=activation, **params)
+        estimator._validate_params()
+        if activation == "topk" and k is None:
+            raise ValueError(
+                'activation="topk" needs k, the number of active features.'
+            )
+        n_sites = estimator._number_of_sites(given.shape)
+        mlps = check_mlps(estimator.mlp, n_sites, given.width)
+        estimator.components_ = given.components
+        estimator.intercept_ = given.intercept
+        estimator.encoder_components_ = given.encoder_components
+        estimator.encoder_intercept_ = given.encoder_intercept
+        estimator.threshold_ = given_threshold(
+            threshold, activation, n_components, dtype
+        )
+        estimator.k_ = min(int(estimator.k), n_components)
+        estimator.activation_ = activation
+        estimator.mlp_ = None if mlps is None else tuple(mlps)
+        estimator.n_dominant_ = int(estimator.n_dominant)
+        estimator.n_sites_, estimator.n_features_in_ = n_sites, n_sites * given.width
+        estimator._is_three_d = given.is_three_d
+        estimator.decoder_norms_ = given.decoder_norms()
+        estimator.activation_frequency_ = np.full(n_components, np.nan)
+        estimator.site_fvu_, estimator.site_norm_ratio_ = np.full((2, n_sites), np.nan)
+        estimator.history_, estimator.loss_curve_, estimator.n_iter_ = {}, [], 0
+        estimator._intercept_is_given = True
+        return estimator
 
     @with_torch_state()
     def transform(self, X: npt.ArrayLike) -> FloatArray | sparse.csr_array:

@@ -83,6 +83,8 @@ class InteractionSAE(BaseInteractionCoder):
         "n_sites": [Interval(Integral, 0, 1, closed="right"), None],
     }
 
+    _max_ndim = 2
+
     def _number_of_sites(self, shape: tuple[int, ...]) -> int:
         if len(shape) > 2:
             raise ValueError(

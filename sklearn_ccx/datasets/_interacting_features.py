@@ -229,14 +229,15 @@ def _sae_with(
     codes: FloatArray,
 ) -> InteractionSAE:
     """Fitted autoencoder with given orthonormal features."""
-    n_features = len(components)
-    sae = InteractionSAE(n_features, k=n_active, lam=0, center=False, mlp=mlp)
-    sae.components_ = sae.encoder_components_ = components
-    sae.intercept_ = sae.encoder_intercept_ = np.zeros(n_features)
-    sae.threshold_ = threshold
-    sae.activation_, sae.k_ = "batchtopk", n_active
-    sae.mlp_, sae.n_dominant_ = (mlp,), 1
-    sae.decoder_norms_ = np.ones((n_features, 1))
+    sae = InteractionSAE.from_weights(
+        components.T,
+        components,
+        activation="batchtopk",
+        k=n_active,
+        threshold=threshold,
+        lam=0,
+        center=False,
+        mlp=mlp,
+    )
     sae.activation_frequency_ = (codes > 0).mean(axis=0)
-    sae.n_features_in_, sae.n_sites_, sae._is_three_d = n_features, 1, False
     return sae

@@ -214,9 +214,9 @@ def ablated_output(
     )
     random = check_seed(random_state)
     outputs = [
-        reader.mlps[mlp_index].output(_kept_input(batch, scheme, random))
+        mlp.output(_kept_input(batch, scheme, random))
         for chunk in reader.chunks()
-        for _, batch in chunk.contributions(mlp_index, rank)
+        for _, mlp, batch in chunk.contributions(mlp_index, rank)
     ]
     output = (torch.cat(outputs) + reader.output_bias(mlp_index)).cpu().numpy()
     refuse_overflow(output, "the output")
@@ -282,9 +282,9 @@ def _coefficients_of_determination(
     squared_error = {scheme: np.zeros(len(scales)) for scheme in ranks}
     for chunk in reader.chunks():
         for index, scale in enumerate(scales):
-            mlp = reader.mlps[index].with_data_scale(scale)
-            for rows, batch in chunk.contributions(index, rank):
-                true_BO = mlp.output(mlp.neuron_inputs(reader.centred(rows))).double()
+            for rows, mlp, batch in chunk.contributions(index, rank):
+                mlp = mlp.with_data_scale(scale)
+                true_BO = mlp.output(mlp.received(reader.centred(rows))).double()
                 for scheme in ranks:
                     output_BO = mlp.output(_kept_input(batch, scheme, random))
                     error_B = mlp.squared_errors(output_BO.double(), true_BO)
@@ -305,8 +305,7 @@ def _recovered_losses(
     random: np.random.RandomState,
     loss: Loss,
 ) -> dict[str, float]:
-    reader = chunk.reader
-    mlp, bias_O = reader.mlps[index], reader.output_bias(index)
+    reader, bias_O = chunk.reader, chunk.reader.output_bias(index)
 
     def network_loss(outputs: list[Tensor]) -> float:
         output = (torch.cat(outputs) + bias_O).cpu().numpy()
@@ -325,9 +324,13 @@ def _recovered_losses(
             )
         return number
 
-    inputs = [mlp.neuron_inputs(x_BF) for x_BF in reader.centred_batches()]
-    model = network_loss([mlp.output(input_BN) for input_BN in inputs])
-    zero = network_loss([mlp.output(torch.zeros_like(u_BN)) for u_BN in inputs])
+    true_outputs, zero_outputs = [], []
+    for x_BF in reader.centred_batches():
+        mlp = reader.mlps[index].on(x_BF)
+        input_BN = mlp.received(x_BF)
+        true_outputs.append(mlp.output(input_BN))
+        zero_outputs.append(mlp.output(torch.zeros_like(input_BN)))
+    model, zero = network_loss(true_outputs), network_loss(zero_outputs)
     if zero == model:
         return dict.fromkeys(ranks, math.nan)
     recovered = {}
@@ -335,7 +338,7 @@ def _recovered_losses(
         scheme_loss = network_loss(
             [
                 mlp.output(_kept_input(batch, scheme, random))
-                for _, batch in chunk.contributions(index, rank)
+                for _, mlp, batch in chunk.contributions(index, rank)
             ]
         )
         recovered[scheme] = 1.0 - (scheme_loss - model) / (zero - model)

@@ -91,8 +91,8 @@ def interaction_matrix(
     counts = CoactivationCounts(reader.n_components, reader.device)
     for chunk in reader.chunks():
         for index in range(len(reader.mlps)):
-            for _, contributions in chunk.contributions(index, n_dominant=1):
-                for pairs in contributions.pair_sums():
+            for _, _, batch in chunk.contributions(index, n_dominant=1):
+                for pairs in batch.pair_sums():
                     sums.add(*pairs)
         if normalize is not None:
             for _, codes in chunk.batches:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -152,6 +152,11 @@ class NeuronReader:
         if batches:
             yield EncodedChunk(self, batches)
 
+    def mlp_on(self, mlp_index: int, rows: slice) -> FrozenMLP:
+        """An MLP for some samples, of which a norm before it takes the scale."""
+        mlp = self.mlps[mlp_index]
+        return mlp if mlp.norm is None else mlp.on(self.centred(rows))
+
     def written(self, mlp_index: int) -> Tensor:
         """What one unit of each feature writes to the neurons of an MLP, (M, N)."""
         if mlp_index in self._written:
@@ -177,27 +182,40 @@ class EncodedChunk:
     reader: NeuronReader
     batches: list[tuple[slice, SparseCodes]]
 
-    def contributions(
-        self, mlp_index: int, n_dominant: int
-    ) -> Iterator[tuple[slice, Contributions]]:
+    def contributions(self, mlp_index: int, n_dominant: int) -> Iterator["ReadBatch"]:
         """What the features write to the neurons of an MLP, batch by batch.
 
         Batches are split where a sample has so many dominant features that those of
         all would not fit.
         """
-        mlp, M_MN = self.reader.mlps[mlp_index], self.reader.written(mlp_index)
+        reader, M_MN = self.reader, self.reader.written(mlp_index)
+        mlp = reader.mlps[mlp_index]
+
+        def read(rows: slice, codes: SparseCodes) -> ReadBatch:
+            on_rows = reader.mlp_on(mlp_index, rows)
+            return ReadBatch(
+                rows, on_rows, on_rows.contributions(codes, M_MN, n_dominant)
+            )
+
         for rows, codes in self.batches:
             n_numbers = at_most_all(n_dominant, codes) * len(mlp.bias_N)
             step = _MAX_CONTRIBUTION_BYTES // (8 * _N_ARRAYS * max(1, n_numbers))
             step = max(1, step)
             if step >= len(codes):
-                yield rows, mlp.contributions(codes, M_MN, n_dominant)
+                yield read(rows, codes)
                 continue
             for start in range(0, len(codes), step):
                 part, _ = codes.rows(slice(start, start + step))
                 first = rows.start + start
-                contributions = mlp.contributions(part, M_MN, n_dominant)
-                yield slice(first, first + len(part)), contributions
+                yield read(slice(first, first + len(part)), part)
+
+
+class ReadBatch(NamedTuple):
+    """Some samples, the MLP for them, and what the features write to its neurons."""
+
+    rows: slice
+    mlp: FrozenMLP
+    contributions: Contributions
 
 
 def refuse_overflow(values: npt.ArrayLike, name: str) -> None:

@@ -91,8 +91,8 @@ def interaction_scores(
     scores = np.empty((len(reader.X), len(reader.mlps)))
     for chunk in reader.chunks():
         for index in range(len(reader.mlps)):
-            for rows, contributions in chunk.contributions(index, reader.n_dominant):
-                bound_B = contributions.bound().clamp(min=0.0)
+            for rows, _, batch in chunk.contributions(index, reader.n_dominant):
+                bound_B = batch.bound().clamp(min=0.0)
                 scores[rows, index] = bound_B.cpu().numpy()
     refuse_overflow(scores, "the interaction")
     return scores if per_mlp else scores.sum(axis=1)

@@ -79,8 +79,8 @@ def dominant_share(
     totals, counts = np.zeros((2, len(reader.mlps)))
     for chunk in reader.chunks():
         for index in range(len(reader.mlps)):
-            for _, contributions in chunk.contributions(index, reader.n_dominant):
-                share_sum, n_reached = contributions.share_sum()
+            for _, _, batch in chunk.contributions(index, reader.n_dominant):
+                share_sum, n_reached = batch.share_sum()
                 totals[index] += float(share_sum)
                 counts[index] += float(n_reached)
     refuse_overflow(totals, "the dominant share")

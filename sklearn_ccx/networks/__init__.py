@@ -4,7 +4,13 @@ from ._activation_modules import activation_name
 from ._linear_layers import linear_layer
 from ._mlp_weights import MLPWeights
 from ._row_norms import row_norms
-from ._site_mlps import MLPs, check_mlps, check_provable, freeze_mlps
+from ._site_mlps import (
+    MLPs,
+    check_mlps,
+    check_provable,
+    freeze_mlps,
+    input_weights,
+)
 
 __all__ = [
     "MLPWeights",
@@ -13,6 +19,7 @@ __all__ = [
     "check_mlps",
     "check_provable",
     "freeze_mlps",
+    "input_weights",
     "linear_layer",
     "row_norms",
 ]

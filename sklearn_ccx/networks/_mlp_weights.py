@@ -5,20 +5,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from .._engine.neurons import NONLINEARITIES
-from .._validation import as_numpy, check_int, check_option, shown
+from .._validation import as_weights, check_int, check_option, check_real, shown
 from ._activation_modules import activation_name
 from ._linear_layers import linear_layer
 
 FloatArray = npt.NDArray[np.floating]
 
-_ARRAYS = ("W_in", "W_out", "b_in", "b_out", "W_gate", "b_gate")
-_PARAMETERS = (*_ARRAYS, "activation", "site")
+_NORMS = ("layernorm", "rmsnorm")
+_NORM_ARRAYS = ("norm_weight", "norm_bias")
+_ARRAYS = ("W_in", "W_out", "b_in", "b_out", "W_gate", "b_gate", *_NORM_ARRAYS)
+_OPTIONS = ("activation", "site", "norm", "eps")
+_PARAMETERS = (*_ARRAYS, *_OPTIONS)
 
 
 class MLPWeights:
@@ -28,8 +30,12 @@ class MLPWeights:
     row of samples `u` per row of activations at its input site. With ``W_gate`` it is
     gated, as in most recent language models,
     :math:`f(u) = (\varphi(u W_{gate} + b_{gate}) \odot (u W_{in} + b_{in})) W_{out}
-    + b_{out}`. Pass it, or a list with one for each MLP, as the ``mlp`` parameter of
-    :class:`InteractionCrosscoder` and :class:`InteractionSAE`.
+    + b_{out}`. With ``norm`` the site is in front of a normalisation, as the residual
+    stream of a language model is, and `u` is the normalised row
+    :math:`\gamma \odot (r - \bar r) / \sqrt{\mathrm{var}(r) + \epsilon} + \beta`, or
+    :math:`\gamma \odot r / \sqrt{\overline{r^2} + \epsilon} + \beta`; see
+    :ref:`norms`. Pass it, or a list with one for each MLP, as the ``mlp`` parameter
+    of :class:`InteractionCrosscoder` and :class:`InteractionSAE`.
 
     Parameters
     ----------
@@ -60,6 +66,22 @@ class MLPWeights:
     site : int, default=0
         The site among those of the activations that the MLP reads, from 0.
 
+    norm : {"layernorm", "rmsnorm"} or None, default=None
+        The normalisation between the site and the MLP. "layernorm" subtracts each
+        row's mean and divides by its standard deviation, "rmsnorm" divides by its root
+        mean square. None is an MLP that reads the site as it is.
+
+    norm_weight : array-like of shape (d,), default=None
+        Scale :math:`\gamma` after the normalisation, which is not in ``W_in``. None is
+        one. Where a model multiplies by one plus its weight, as Gemma does, it is that
+        sum.
+
+    norm_bias : array-like of shape (d,), default=None
+        Shift :math:`\beta` after the scale. None is zero.
+
+    eps : float, default=1e-5
+        What the normalisation adds to the variance or to the mean square.
+
     Attributes
     ----------
     W_in, W_out, b_in, b_out : ndarray
@@ -68,11 +90,20 @@ class MLPWeights:
     W_gate, b_gate : ndarray or None
         The same; None where there is no gate.
 
+    norm_weight, norm_bias : ndarray or None
+        The same; None where there is no normalisation.
+
     activation : str
         Name of the nonlinearity.
 
     site : int
         The site that is read.
+
+    norm : str or None
+        Name of the normalisation.
+
+    eps : float
+        What the normalisation adds.
 
     lipschitz : float
         The Lipschitz constant of the nonlinearity, :math:`\sup |\varphi'|`: 1 for
@@ -85,9 +116,10 @@ class MLPWeights:
     ------
     ValueError
         If shapes do not fit together, a weight is not a finite real number, the
-        activation is unknown or the site is negative.
+        activation or the norm is unknown, the site is negative, `eps` is not positive,
+        or there are weights of a norm without its name.
     TypeError
-        If the site is not an integer.
+        If the site is not an integer or `eps` not a number.
 
     See Also
     --------
@@ -105,6 +137,19 @@ class MLPWeights:
     ...     site=1,
     ... )
     MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu', site=1)
+
+    The same MLP behind the normalisation of a language model, whose activations are
+    those of the residual stream:
+
+    >>> MLPWeights(
+    ...     rng.normal(size=(8, 32)),
+    ...     rng.normal(size=(32, 8)),
+    ...     activation="gelu",
+    ...     norm="rmsnorm",
+    ...     norm_weight=rng.normal(size=8),
+    ...     eps=1e-6,
+    ... )
+    MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu', site=0, norm='rmsnorm')
     """
 
     __slots__ = (
@@ -115,7 +160,11 @@ class MLPWeights:
         "b_gate",
         "b_in",
         "b_out",
+        "eps",
         "lipschitz",
+        "norm",
+        "norm_bias",
+        "norm_weight",
         "site",
     )
 
@@ -125,8 +174,12 @@ class MLPWeights:
     b_out: FloatArray
     W_gate: FloatArray | None
     b_gate: FloatArray | None
+    norm_weight: FloatArray | None
+    norm_bias: FloatArray | None
     activation: str
     site: int
+    norm: str | None
+    eps: float
     lipschitz: float
 
     def __init__(
@@ -140,21 +193,38 @@ class MLPWeights:
         b_gate: npt.ArrayLike | None = None,
         activation: str = "relu",
         site: int = 0,
+        norm: str | None = None,
+        norm_weight: npt.ArrayLike | None = None,
+        norm_bias: npt.ArrayLike | None = None,
+        eps: float = 1e-5,
     ) -> None:
-        weights = {"W_in": _numbers(W_in, "W_in"), "W_out": _numbers(W_out, "W_out")}
+        weights = {
+            "W_in": as_weights(W_in, "W_in"),
+            "W_out": as_weights(W_out, "W_out"),
+        }
         _check_shapes(weights["W_in"], weights["W_out"])
         n_neurons, d_out = weights["W_out"].shape
         if W_gate is None and b_gate is not None:
             raise ValueError("b_gate needs W_gate; pass both or neither.")
         biases = {"b_in": (b_in, n_neurons), "b_out": (b_out, d_out)}
         if W_gate is not None:
-            weights["W_gate"] = _numbers(W_gate, "W_gate")
+            weights["W_gate"] = as_weights(W_gate, "W_gate")
             if weights["W_gate"].shape != weights["W_in"].shape:
                 raise ValueError(
                     "W_gate must have the shape of W_in, "
                     f"{weights['W_in'].shape}; got {weights['W_gate'].shape}."
                 )
             biases["b_gate"] = b_gate, n_neurons
+        norm = check_option(norm, "norm", [None, *_NORMS])
+        if norm is not None:
+            d = len(weights["W_in"])
+            scale = np.ones(d) if norm_weight is None else norm_weight
+            biases |= {"norm_weight": (scale, d), "norm_bias": (norm_bias, d)}
+        elif norm_weight is not None or norm_bias is not None:
+            raise ValueError(
+                "norm_weight and norm_bias need norm; pass norm='layernorm' or "
+                "norm='rmsnorm'."
+            )
         is_single = weights["W_in"].dtype == weights["W_out"].dtype == np.float32
         dtype = np.dtype(np.float32 if is_single else np.float64)
         for name, (bias, length) in biases.items():
@@ -165,6 +235,10 @@ class MLPWeights:
         activation = str(check_option(activation, "activation", sorted(NONLINEARITIES)))
         object.__setattr__(self, "activation", activation)
         object.__setattr__(self, "site", check_int(site, "site", minimum=0))
+        object.__setattr__(self, "norm", norm)
+        object.__setattr__(
+            self, "eps", check_real(eps, "eps", minimum=0, inclusive=False)
+        )
         object.__setattr__(self, "lipschitz", NONLINEARITIES[activation].lipschitz)
 
     @classmethod
@@ -341,7 +415,8 @@ class MLPWeights:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MLPWeights):
             return NotImplemented
-        return (self.activation, self.site) == (other.activation, other.site) and all(
+        is_like = all(getattr(self, name) == getattr(other, name) for name in _OPTIONS)
+        return is_like and all(
             np.array_equal(getattr(self, name), getattr(other, name))
             for name in _ARRAYS
         )
@@ -352,30 +427,11 @@ class MLPWeights:
     def __repr__(self) -> str:
         d, n_neurons = self.W_in.shape
         gated = "" if self.W_gate is None else ", gated=True"
+        norm = "" if self.norm is None else f", norm={self.norm!r}"
         return (
             f"MLPWeights(d={d}, n_neurons={n_neurons}, d_out={self.W_out.shape[1]}, "
-            f"activation={self.activation!r}, site={self.site}{gated})"
+            f"activation={self.activation!r}, site={self.site}{gated}{norm})"
         )
-
-
-def _numbers(value: Any, name: str) -> npt.NDArray[Any]:
-    """Numbers of any kind as an array of floats or integers."""
-    if isinstance(value, Tensor) and value.element_size() == 1:
-        raise ValueError(
-            f"{name} is a tensor of {value.dtype}, which holds codes of numbers where "
-            "a layer is quantised; pass the numbers, in a dtype such as torch.float32."
-        )
-    array = as_numpy(value.toarray() if sparse.issparse(value) else value, name)
-    if array.dtype.kind in "biuf":
-        return array
-    try:
-        if array.dtype.kind != "O":
-            raise TypeError("these are not numbers")
-        return array.astype(np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{name} must be an array of numbers; got dtype {array.dtype}: {error}."
-        ) from error
 
 
 def _check_shapes(W_in: npt.NDArray[Any], W_out: npt.NDArray[Any]) -> None:
@@ -395,12 +451,13 @@ def _check_shapes(W_in: npt.NDArray[Any], W_out: npt.NDArray[Any]) -> None:
 def _bias(bias: Any, length: int, name: str) -> npt.NDArray[Any]:
     if bias is None:
         return np.zeros(length)
-    array = _numbers(bias, name)
+    array = as_weights(bias, name)
     if array.shape != (length,):
-        weight = {"b_in": "W_in", "b_gate": "W_in", "b_out": "W_out"}[name]
+        lines = {"b_in": "column of W_in", "b_gate": "column of W_in"}
+        lines |= {"b_out": "column of W_out"}
         raise ValueError(
-            f"{name} must have shape ({length},), one number for each column of "
-            f"{weight}; got {array.shape}."
+            f"{name} must have shape ({length},), one number for each "
+            f"{lines.get(name, 'row of W_in')}; got {array.shape}."
         )
     return array
 

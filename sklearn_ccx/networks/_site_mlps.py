@@ -1,14 +1,14 @@
 """Which MLPs read which sites: their validation and their tensors."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from .._engine._tensors import to_tensor
-from .._engine.neurons import NONLINEARITIES, FrozenGatedMLP, FrozenMLP
+from .._engine.neurons import NONLINEARITIES, FrozenGatedMLP, FrozenMLP, FrozenNorm
 from .._validation import shown
 from ._mlp_weights import MLPWeights
 from ._row_norms import row_norms
@@ -86,6 +86,40 @@ def check_provable(
                 )
 
 
+class InputWeights(NamedTuple):
+    """What the neurons of an MLP multiply the activations at its site by, and add."""
+
+    W_DN: npt.NDArray[np.floating[Any]]
+    bias_N: npt.NDArray[np.floating[Any]]
+
+
+def input_weights(mlp: MLPWeights) -> InputWeights:
+    r"""Weights and biases of the neurons' inputs, those of the gates first.
+
+    A norm is taken into them but for the scale :math:`s_b` of a sample :math:`r_b`,
+
+    .. math::
+
+        \Bigl(\frac{C r_b}{s_b} \odot \gamma + \beta\Bigr) W_{in} + b_{in}
+        = \frac{r_b}{s_b} \underbrace{C \operatorname{diag}(\gamma) W_{in}}_{W}
+          + \underbrace{\beta W_{in} + b_{in}}_{bias},
+
+    with :math:`C = I - \mathbf 1 \mathbf 1^T / D` for LayerNorm and the identity for
+    RMSNorm. These are in float64; without a norm they are the MLP's own.
+    """
+    W_DN, bias_N = mlp.W_in, mlp.b_in
+    if mlp.W_gate is not None and mlp.b_gate is not None:
+        W_DN, bias_N = np.hstack([mlp.W_gate, W_DN]), np.hstack([mlp.b_gate, bias_N])
+    if mlp.norm_weight is None or mlp.norm_bias is None:
+        return InputWeights(W_DN, bias_N)
+    W_DN = W_DN.astype(np.float64)
+    bias_N = bias_N + mlp.norm_bias.astype(np.float64) @ W_DN
+    W_DN *= mlp.norm_weight[:, np.newaxis]
+    if mlp.norm == "layernorm":
+        W_DN -= W_DN.mean(axis=0)
+    return InputWeights(W_DN, bias_N)
+
+
 def freeze_mlps(
     mlps: list[MLPWeights] | None,
     offset: npt.NDArray[Any],
@@ -127,20 +161,26 @@ def freeze_mlps(
         ]
     frozen = []
     for mlp in mlps:
-        W_in, b_in = mlp.W_in, mlp.b_in
-        frozen_class = FrozenMLP
-        if mlp.W_gate is not None and mlp.b_gate is not None:
-            W_in, b_in = np.hstack([mlp.W_gate, W_in]), np.hstack([mlp.b_gate, b_in])
-            frozen_class = FrozenGatedMLP
+        inputs, offset_D = input_weights(mlp), offset_LD[mlp.site]
+        bias_N, written_N = inputs.bias_N, offset_D @ inputs.W_DN
+        norm = None
+        if mlp.norm is None:
+            bias_N = bias_N + written_N
+        else:
+            norm = FrozenNorm(
+                mlp.norm == "layernorm", mlp.eps, tensor(offset_D), tensor(written_N)
+            )
+        frozen_class = FrozenMLP if mlp.W_gate is None else FrozenGatedMLP
         frozen.append(
             frozen_class(
                 site=mlp.site,
                 nonlinearity=NONLINEARITIES[mlp.activation],
-                W_in_DN=tensor(W_in),
+                W_in_DN=tensor(inputs.W_DN),
                 W_out_NO=tensor(mlp.W_out),
-                bias_N=tensor(b_in + offset_LD[mlp.site] @ W_in),
+                bias_N=tensor(bias_N),
                 output_norm_N=tensor(row_norms(mlp.W_out)),
                 b_out_O=tensor(mlp.b_out),
+                norm=norm,
             )
         )
     return frozen

@@ -99,6 +99,11 @@ class ExplainedSamples:
                     f"mlp[{index}] is gated; proofs cover MLPs without a gate. Use "
                     "interaction_scores and ablation_fidelity, which measure."
                 )
+            if item.norm is not None:
+                raise ValueError(
+                    f"mlp[{index}] is behind a norm; proofs cover MLPs that read their "
+                    "site as it is. Use interaction_scores and ablation_fidelity."
+                )
         self.mlps = [
             ExplainedMLP(item, self.components, self.intercept) for item in weights
         ]

@@ -274,6 +274,12 @@ def _draw_page(**arguments):
     return page
 
 
+def _draw_features(**arguments):
+    drawn = datasets.make_interacting_features(**arguments)
+    # Attributes of the autoencoder that nothing was measured for are NaN.
+    return {**drawn, "sae": drawn.sae.transform(drawn.activations)}
+
+
 def _measure(output, mlp_index):
     return float(np.square(output).mean()) + mlp_index
 
@@ -318,6 +324,29 @@ def _coder_doors(cls):
         lambda: parameters() | {"X": X()},
         (f"{name}.set_params",),
     )
+    for activation, values in {
+        "topk": {"k": 2},
+        "jumprelu": {"threshold": np.linspace(0.0, 1.0, 12)},
+        "batchtopk": {"threshold": 0.5},
+    }.items():
+        yield Door(
+            f"{name}.from_weights[{activation}]",
+            partial(_encode_with_given, cls),
+            lambda v=values | {"activation": activation}: _given(cls, **v),
+            (f"{name}.from_weights",),
+        )
+
+
+def _given(cls, **values):
+    rng, shape = np.random.default_rng(0), _coder_X(cls).shape[1:]
+    W_dec = rng.normal(size=(12, *shape))
+    arrays = {"W_enc": np.moveaxis(W_dec, 0, -1), "W_dec": W_dec}
+    biases = {"b_enc": rng.normal(size=12), "b_dec": rng.normal(size=shape)}
+    return _arguments(cls.from_weights, **arrays, **biases, **values)
+
+
+def _encode_with_given(cls, **arguments):
+    return cls.from_weights(**arguments).transform(_coder_X(cls))
 
 
 def _door_of_fitted(fitted, name, method, valid, **kwargs):
@@ -430,12 +459,16 @@ def _network_doors():
     rng = np.random.default_rng(0)
     W, b = rng.normal(size=(3, WIDTH, 6)), rng.normal(size=6)
     arrays = {"W_in": W[0], "W_out": W[1].T, "b_in": b, "b_out": W[0, :, 0]}
-    for gate in ("", "gated"):
-        gates = {"W_gate": W[2], "b_gate": b} if gate else {}
+    norm = {"norm": "layernorm", "norm_weight": W[2, :, 0], "norm_bias": W[1, :, 0]}
+    for suffix, values in {
+        "": {},
+        "[gated]": {"W_gate": W[2], "b_gate": b},
+        "[norm]": norm,
+    }.items():
         yield Door(
-            f"MLPWeights[{gate}]" if gate else "MLPWeights",
+            f"MLPWeights{suffix}",
             ccx.MLPWeights,
-            lambda g=gates: _arguments(ccx.MLPWeights, **arrays, **g),
+            lambda v=values: _arguments(ccx.MLPWeights, **arrays, **v),
             ("MLPWeights",),
         )
     yield Door(
@@ -581,15 +614,13 @@ def _dataset_doors():
         max_iter=5,
         random_state=0,
     )
-    yield _function(
-        datasets.make_interacting_features,
-        n_samples=20,
-        n_features=12,
-        n_neurons=8,
-        n_groups=2,
-        n_topics=2,
-        n_active=3,
-        random_state=0,
+    sizes = {"n_samples": 20, "n_features": 12, "n_neurons": 8, "n_groups": 2}
+    sizes |= {"n_topics": 2, "n_active": 3, "random_state": 0}
+    yield Door(
+        "make_interacting_features",
+        _draw_features,
+        lambda: _arguments(datasets.make_interacting_features, **sizes),
+        ("make_interacting_features",),
     )
 
 

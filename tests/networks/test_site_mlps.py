@@ -94,6 +94,7 @@ def test_public_face():
         "check_mlps",
         "check_provable",
         "freeze_mlps",
+        "input_weights",
         "linear_layer",
         "row_norms",
     ]

@@ -50,7 +50,7 @@ def hidden_ranges(
     all_BN = codes.decode(M_MN.abs())
     # What cancels leaves rounding, of either sign.
     interaction_BN = (all_BN - kept_RBN.abs().sum(dim=0)).clamp(min=0.0)
-    residual_BN = (mlp.neuron_inputs(x_BF) - codes.decode(M_MN)).abs()
+    residual_BN = (mlp.received(x_BF) - codes.decode(M_MN)).abs()
     radius_BN = interaction_BN + residual_BN
     kept_BN = kept_RBN.sum(dim=0)
     lower_BN, upper_BN = kept_BN - radius_BN, kept_BN + radius_BN
@@ -58,9 +58,8 @@ def hidden_ranges(
     lowest_BN, highest_BN = ends_EBN.amin(dim=0), ends_EBN.amax(dim=0)
     if mlp.nonlinearity.minimum is not None:
         location, value = mlp.nonlinearity.minimum
-        has_minimum_BN = (lower_BN + mlp.bias_N <= location) & (
-            location <= upper_BN + mlp.bias_N
-        )
+        bias = mlp.input_bias
+        has_minimum_BN = (lower_BN + bias <= location) & (location <= upper_BN + bias)
         lowest_BN = lowest_BN.masked_fill(has_minimum_BN, value)
     return HiddenRanges(mlp.hidden(kept_BN), lowest_BN, highest_BN)
 
@@ -82,7 +81,7 @@ def margin_loss(ranges: HiddenRanges, x_BF: Tensor, mlp: FrozenMLP) -> Tensor:
     """
     W_NO, b_O = _with_one_column_per_class(mlp)
     with torch.no_grad():
-        hidden_BN = mlp.hidden(mlp.neuron_inputs(x_BF))
+        hidden_BN = mlp.hidden(mlp.received(x_BF))
         class_B = (hidden_BN @ W_NO + b_O).argmax(dim=1)
     centre_BO = ranges.centre_BN @ W_NO + b_O
     # Class by class, so that nothing of size (B, N, O) is held.

@@ -17,7 +17,7 @@ MLPs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,8 +104,16 @@ class _NeuronLosses(torch.autograd.Function):
         interaction, infidelity, margin, interval = x_BF.new_zeros(4)
         for mlp in mlps:
             M_MN = mlp.neuron_inputs(W_dec_MF)
+            mlp = mlp.on(x_BF)
             contributions = mlp.contributions(codes, M_MN, strengths.n_dominant)
             interaction += contributions.bound_sum() / (n_samples * mlp.mass)
+            if needs_gradient:
+                # Those of the codes as the neurons see them.
+                grad_seen_A = (
+                    grad_values_A
+                    if mlp.norm is None
+                    else torch.zeros_like(grad_values_A)
+                )
             grad_kept_BN = None
             if strengths.lam_fidelity > 0:
                 kept_BN = contributions.dominant_RBN.sum(dim=0)
@@ -114,7 +122,7 @@ class _NeuronLosses(torch.autograd.Function):
                 grad_kept_BN = strengths.lam_fidelity * grad_BN
             if needs_gradient and (strengths.lam > 0 or grad_kept_BN is not None):
                 grad_M_MN = contributions.add_gradients(
-                    strengths.lam / (n_samples * mlp.mass), grad_kept_BN, grad_values_A
+                    strengths.lam / (n_samples * mlp.mass), grad_kept_BN, grad_seen_A
                 )
             elif needs_gradient:
                 grad_M_MN = torch.zeros_like(M_MN)
@@ -123,9 +131,12 @@ class _NeuronLosses(torch.autograd.Function):
                 margin += terms[0]
                 interval += terms[1]
                 if needs_gradient:
-                    grad_values_A += gradients[0]
+                    grad_seen_A += gradients[0]
                     grad_M_MN += gradients[1]
             if needs_gradient:
+                if mlp.norm is not None:
+                    seen = replace(codes, values_A=grad_seen_A)
+                    grad_values_A += mlp.scaled(seen).values_A
                 mlp.add_row_gradients(grad_M_MN, grad_W_MF)
         if needs_gradient:
             ctx.save_for_backward(grad_values_A, grad_W_MF)
@@ -148,7 +159,7 @@ class _NeuronLosses(torch.autograd.Function):
 
 def _infidelity(kept_BN: Tensor, x_BF: Tensor, mlp: FrozenMLP) -> tuple[Tensor, Tensor]:
     """Infidelity of the kept input, and its gradient with respect to it, (B, N)."""
-    true_BO = mlp.output(mlp.neuron_inputs(x_BF))
+    true_BO = mlp.output(mlp.received(x_BF))
     with torch.enable_grad():
         kept_BN = kept_BN.detach().requires_grad_()
         squared_error_B = mlp.squared_errors(mlp.output(kept_BN), true_BO)

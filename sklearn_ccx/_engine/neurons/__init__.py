@@ -3,6 +3,7 @@
 from ._contributions import Contributions, at_most_all, find_contributions, written
 from ._frozen_gated_mlp import FrozenGatedMLP
 from ._frozen_mlp import FrozenMLP
+from ._frozen_norm import FrozenNorm
 from ._gated_contributions import GatedContributions
 from ._measure import DataScale, measure_data_scale
 from ._nonlinearity import NONLINEARITIES, Nonlinearity
@@ -14,6 +15,7 @@ __all__ = [
     "DataScale",
     "FrozenGatedMLP",
     "FrozenMLP",
+    "FrozenNorm",
     "GatedContributions",
     "Nonlinearity",
     "PairAccumulator",

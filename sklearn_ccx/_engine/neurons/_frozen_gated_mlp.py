@@ -20,11 +20,13 @@ class FrozenGatedMLP(FrozenMLP):
     W_in_DN : Tensor of shape (D, 2N)
         ``W_gate`` and ``W_linear`` side by side.
     bias_N : Tensor of shape (2N,)
-        ``bias_gate`` and ``bias_linear``, with what the decoder's bias writes.
+        ``bias_gate`` and ``bias_linear``, with what the decoder's bias writes unless
+        there is a norm.
     mass : float
         Mean of :math:`\sum_n \|W_{out}[n]\| s_n` with the size :math:`s_n` that the
         centred data would have at the neuron if it were a single feature.
-    site, W_out_NO, output_norm_N, site_scale, output_variance, output_unit
+    site, W_out_NO, output_norm_N, site_scale, output_variance, output_unit, b_out_O, \
+norm, norm_scale_B1
         As in :class:`FrozenMLP`.
     """
 
@@ -43,25 +45,25 @@ class FrozenGatedMLP(FrozenMLP):
     ) -> GatedContributions:
         """What the features of a batch write to the neurons."""
         return find_gated_contributions(
-            codes,
+            self.scaled(codes),
             M_MN,
             self.output_norm_N,
             self.nonlinearity,
-            self.bias_N,
+            self.input_bias,
             n_dominant,
         )
 
-    def sent_mass(self, input_BN: Tensor, mean_N: Tensor) -> Tensor:
+    def sent_mass(self, input_BN: Tensor, mean_BN: Tensor) -> Tensor:
         """Mass that the neurons receive from centred inputs, (B,)."""
-        bias_gate_N, bias_linear_N = (self.bias_N + mean_N).chunk(2)
+        bias_gate_BN, bias_linear_BN = (self.input_bias + mean_BN).chunk(2, dim=1)
         gate_BN, linear_BN = input_BN.chunk(2, dim=1)
-        open_BN = self.nonlinearity.function(gate_BN + bias_gate_N).abs()
-        largest_BN = bias_linear_N.abs() + linear_BN.abs()
+        open_BN = self.nonlinearity.function(gate_BN + bias_gate_BN).abs()
+        largest_BN = bias_linear_BN.abs() + linear_BN.abs()
         size_BN = self.nonlinearity.lipschitz * largest_BN * gate_BN.abs()
         size_BN += open_BN * linear_BN.abs()
         return size_BN @ self.output_norm_N
 
     def hidden(self, input_BN: Tensor) -> Tensor:
         """``phi(gate) * linear`` of the inputs and their bias, (B, N)."""
-        gate_BN, linear_BN = (input_BN + self.bias_N).chunk(2, dim=1)
+        gate_BN, linear_BN = (input_BN + self.input_bias).chunk(2, dim=1)
         return self.nonlinearity.function(gate_BN) * linear_BN

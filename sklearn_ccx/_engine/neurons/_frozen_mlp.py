@@ -1,6 +1,7 @@
 """An MLP that reads a site, as frozen tensors in the model's training units."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from .._sparse_codes import SparseCodes
 from ._contributions import Contributions, find_contributions
+from ._frozen_norm import FrozenNorm
 from ._nonlinearity import Nonlinearity
 
 
@@ -34,12 +36,13 @@ class FrozenMLP:
     nonlinearity : Nonlinearity
         The neurons' nonlinearity.
     W_in_DN : Tensor of shape (D, N) or None
-        Input weights; None stands for the identity: each coordinate is a neuron.
+        Input weights; None stands for the identity: each coordinate is a neuron. Behind
+        a norm its centring and its weight are among them.
     W_out_NO : Tensor of shape (N, O) or None
         Output weights; None stands for the identity.
     bias_N : Tensor of shape (N,)
-        What a neuron receives when no feature is active: its own bias and what
-        the decoder's bias writes to it.
+        What a neuron receives when no feature is active: its own bias and, unless there
+        is a norm, what the decoder's bias writes to it.
     output_norm_N : Tensor of shape (N,)
         Euclidean norm of each neuron's output weights.
     site_scale : float
@@ -57,6 +60,10 @@ class FrozenMLP:
         by it first, so that neither huge nor tiny activations leave the precision.
     b_out_O : Tensor of shape (O,) or None
         Bias of the output; None is zero.
+    norm : FrozenNorm or None
+        The normalisation between the site and the neurons.
+    norm_scale_B1 : Tensor of shape (B, 1) or None
+        With a norm, the scales of the samples that the MLP is for; see :meth:`on`.
     """
 
     site: int
@@ -70,6 +77,8 @@ class FrozenMLP:
     output_variance: float = 1.0
     output_unit: float = 1.0
     b_out_O: Tensor | None = None
+    norm: FrozenNorm | None = None
+    norm_scale_B1: Tensor | None = None
 
     @property
     def sensitivity_N(self) -> Tensor:
@@ -84,12 +93,49 @@ class FrozenMLP:
     def neuron_inputs(self, rows_F: Tensor) -> Tensor:
         """``rows[:, site] W_in``: what rows in training units write to the neurons.
 
-        Rows of the decoder give ``M``, rows of the data the neurons' input.
+        Rows of the decoder give ``M``. Behind a norm it is yet to be divided by the
+        scale of a sample.
         """
-        rows_D = self._read_columns(rows_F) / self.site_scale
+        rows_D = self._user_rows(rows_F)
         if self.W_in_DN is None:
             return rows_D
         return (rows_D @ self.W_in_DN).to(rows_F.dtype)
+
+    def on(self, x_BF: Tensor) -> Self:
+        """The MLP for some samples: behind a norm each of them has its own scale.
+
+        Without a norm it is the MLP itself.
+        """
+        if self.norm is None:
+            return self
+        return replace(self, norm_scale_B1=self.norm.scales(self._user_rows(x_BF)))
+
+    def received(self, x_BF: Tensor) -> Tensor:
+        """What the neurons receive from samples beside their bias, (B, N).
+
+        Behind a norm these are the samples of :meth:`on`.
+        """
+        input_BN = self.neuron_inputs(x_BF)
+        if self.norm is None:
+            return input_BN
+        return input_BN / self._scales()
+
+    @cached_property
+    def input_bias(self) -> Tensor:
+        """What the neurons receive without features, (N,); behind a norm (B, N)."""
+        if self.norm is None:
+            return self.bias_N
+        return self.bias_N + self.norm.offset_written_N / self._scales()
+
+    def scaled(self, codes: SparseCodes) -> SparseCodes:
+        """The codes as the neurons see them, divided by the scales of the samples."""
+        if self.norm is None:
+            return codes
+        return codes.divided_by(self._scales().squeeze(1))
+
+    def _scales(self) -> Tensor:
+        assert self.norm_scale_B1 is not None, "a norm needs samples: call on() first"
+        return self.norm_scale_B1
 
     def add_row_gradients(self, grad_N: Tensor, grad_F: Tensor) -> None:
         """Add the gradient of :meth:`neuron_inputs` to that of the rows, in place."""
@@ -101,6 +147,9 @@ class FrozenMLP:
         else:
             grad_D.addmm_(grad_N, self.W_in_DN.T, alpha=1.0 / self.site_scale)
 
+    def _user_rows(self, rows_F: Tensor) -> Tensor:
+        return self._read_columns(rows_F) / self.site_scale
+
     def _read_columns(self, rows_F: Tensor) -> Tensor:
         width = len(self.bias_N if self.W_in_DN is None else self.W_in_DN)
         return rows_F[:, self.site * width : (self.site + 1) * width]
@@ -108,13 +157,18 @@ class FrozenMLP:
     def contributions(
         self, codes: SparseCodes, M_MN: Tensor, n_dominant: int
     ) -> Contributions:
-        """What the features of a batch write to the neurons."""
-        return find_contributions(codes, M_MN, self.sensitivity_N, n_dominant)
+        """What the features of a batch write to the neurons.
 
-    def sent_mass(self, input_BN: Tensor, mean_N: Tensor) -> Tensor:
+        Behind a norm it is the batch of :meth:`on`.
+        """
+        return find_contributions(
+            self.scaled(codes), M_MN, self.sensitivity_N, n_dominant
+        )
+
+    def sent_mass(self, input_BN: Tensor, mean_BN: Tensor) -> Tensor:
         """Mass that the neurons receive from centred inputs, (B,).
 
-        What the mean writes to a neuron, ``mean_N``, is no part of it.
+        What the mean writes to a neuron, of shape (1, N) or (B, N), is no part of it.
         """
         return input_BN.abs() @ self.sensitivity_N
 
@@ -127,7 +181,7 @@ class FrozenMLP:
 
     def hidden(self, input_BN: Tensor) -> Tensor:
         """``phi(input + bias)``."""
-        return self.nonlinearity.function(input_BN + self.bias_N)
+        return self.nonlinearity.function(input_BN + self.input_bias)
 
     def squared_errors(self, output_BO: Tensor, true_BO: Tensor) -> Tensor:
         """Squared distance of outputs in units of ``output_unit ** 2``, (B,)."""

@@ -49,14 +49,14 @@ class GatedContributions(Contributions):
         As in :class:`Contributions`.
     nonlinearity : Nonlinearity
         The gates'.
-    bias_N : Tensor of shape (2N,)
+    bias_BN : Tensor of shape (1, 2N) or (B, 2N)
         The inputs without any feature.
     largest_linear_RBN : Tensor of shape (R, B, N)
         Entries that contribute most to the linear factors, -1 for none.
     """
 
     nonlinearity: Nonlinearity
-    bias_N: Tensor
+    bias_BN: Tensor
     largest_linear_RBN: Tensor
 
     def inputs_of(self, entry_RBN: Tensor) -> Tensor:
@@ -103,7 +103,8 @@ class GatedContributions(Contributions):
         part = super().rows(rows)
         first = int(self.codes.bounds()[rows.start])
         largest_RBN = shifted(self.largest_linear_RBN[:, rows], first)
-        return replace(part, largest_linear_RBN=largest_RBN)
+        bias_BN = self.bias_BN if len(self.bias_BN) == 1 else self.bias_BN[rows]
+        return replace(part, largest_linear_RBN=largest_RBN, bias_BN=bias_BN)
 
     def _pairs(self, neurons: slice) -> tuple[Tensor, Tensor, Tensor]:
         sizes = self.entry_sizes(neurons)
@@ -153,12 +154,12 @@ class GatedContributions(Contributions):
 
     def _weights(self, n_dominant: int) -> tuple[Tensor, Tensor]:
         """Weights of what is written to the gate and to the linear factor, (B, N)."""
-        gate_BN, _ = (self.all_inputs() + self.bias_N).chunk(2, dim=1)
+        gate_BN, _ = (self.all_inputs() + self.bias_BN).chunk(2, dim=1)
         _, linear_MN = self.M_MN.chunk(2, dim=1)
         largest_RBN = self.largest_linear_RBN[:n_dominant]
         largest_RBN = written(self.codes, linear_MN, largest_RBN).abs()
-        _, linear_bias_N = self.bias_N.chunk(2)
-        linear_BN = linear_bias_N.abs() + largest_RBN.sum(dim=0)
+        _, linear_bias_BN = self.bias_BN.chunk(2, dim=1)
+        linear_BN = linear_bias_BN.abs() + largest_RBN.sum(dim=0)
         return (
             self.nonlinearity.lipschitz * linear_BN,
             self.nonlinearity.function(gate_BN).abs(),
@@ -170,10 +171,13 @@ def find_gated_contributions(
     M_MN: Tensor,
     output_norm_N: Tensor,
     nonlinearity: Nonlinearity,
-    bias_N: Tensor,
+    bias: Tensor,
     n_dominant: int,
 ) -> GatedContributions:
-    """Find the dominant entries; see :class:`GatedContributions`."""
+    """Find the dominant entries; see :class:`GatedContributions`.
+
+    The bias, of shape (2N,) or (B, 2N), may be one for all samples.
+    """
     _, linear_MN = M_MN.chunk(2, dim=1)
     n_dominant = at_most_all(n_dominant, codes)
     largest_linear_RBN = kernels_for(M_MN.device).dominant_entries(
@@ -185,7 +189,7 @@ def find_gated_contributions(
         output_norm_N,
         largest_linear_RBN,  # until the sizes are known
         nonlinearity,
-        bias_N,
+        bias.view(-1, M_MN.shape[1]),
         largest_linear_RBN,
     )
     sizes = contributions.entry_sizes()

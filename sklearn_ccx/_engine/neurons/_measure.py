@@ -32,15 +32,17 @@ def measure_data_scale(
         vanish.
     """
     n_samples, mass = 0, 0.0
-    mean_input_N = mlp.neuron_inputs(mean_F.unsqueeze(0))[0]
+    mean_1F = mean_F.unsqueeze(0)
     shift_O: Tensor | None = None
     unit = 1.0
     sum_O = sum_of_squares_O = mlp.bias_N.new_zeros((), dtype=torch.float64)
     for x_BF in batches:
         n_samples += len(x_BF)
-        input_BN = mlp.neuron_inputs(x_BF - mean_F)
-        mass += float(mlp.sent_mass(input_BN, mean_input_N).double().sum())
-        output_BO = mlp.output(mlp.neuron_inputs(x_BF)).double()
+        on_batch = mlp.on(x_BF)
+        input_BN = on_batch.received(x_BF - mean_F)
+        sent_B = on_batch.sent_mass(input_BN, on_batch.received(mean_1F))
+        mass += float(sent_B.double().sum())
+        output_BO = on_batch.output(on_batch.received(x_BF)).double()
         if shift_O is None:  # a shift near the mean keeps the sums from cancelling
             shift_O = output_BO.mean(dim=0)
             unit = power_of_two_near(float(output_BO.abs().max()))
