@@ -1,4 +1,4 @@
-"""The configuration file of a dictionary, with errors that name the file and the key."""
+"""The configuration of a dictionary, with errors that name the file and the key."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -99,7 +99,9 @@ class Config(Mapping[str, Any]):
             raise self._wrong(key, value, "a string")
         return value
 
-    def option(self, key: str, options: Collection[str], default: Any = _MISSING) -> str:
+    def option(
+        self, key: str, options: Collection[str], default: Any = _MISSING
+    ) -> str:
         """One of a few strings."""
         value = self._value(key, default)
         if not isinstance(value, str) or value not in options:

@@ -148,7 +148,7 @@ def _gated(tensors: TensorFile, d: int | None, m: int | None) -> _Arrays:
         "b_enc": without_input_bias(b_mag, b_dec, W_enc),
         "b_dec": b_dec,
         "activation": "jumprelu",
-        "threshold": np.maximum(threshold, 0),
+        "threshold": threshold,
     }
 
 
@@ -163,7 +163,7 @@ def _jump_relu(tensors: TensorFile, d: int | None, m: int | None) -> _Arrays:
         "b_enc": tensors.array("b_enc", rows),
         "b_dec": tensors.array("b_dec", columns),
         "activation": "jumprelu",
-        "threshold": np.maximum(tensors.array("threshold", rows), 0),
+        "threshold": tensors.array("threshold", rows),
     }
 
 

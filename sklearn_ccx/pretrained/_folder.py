@@ -34,7 +34,9 @@ class Folder:
     def __init__(self, label: str, parts: tuple[str, ...], chosen: str | None) -> None:
         self.label = label
         self.parts = parts
-        self.chosen = chosen
+        # A file of a configuration stands for its folder.
+        is_config = chosen is not None and chosen.endswith((".json", ".yaml"))
+        self.chosen = None if is_config else chosen
         self._tensors: dict[str, TensorFile] = {}
 
     def names(self) -> list[str]:
@@ -130,9 +132,7 @@ class HubFolder(Folder):
             chosen, inner = inner.name, inner.parent
         inside = [p.relative_to(inner) for p in here if p.is_relative_to(inner)]
         at = "" if str(inner) == "." else f"/{inner}"
-        super().__init__(
-            f"{repo_id}{at}", (*repo_id.split("/"), *inner.parts), chosen
-        )
+        super().__init__(f"{repo_id}{at}", (*repo_id.split("/"), *inner.parts), chosen)
         if not inside:
             raise ValueError(
                 f"The repository {repo_id!r} on the hub has nothing at {str(inner)!r}; "

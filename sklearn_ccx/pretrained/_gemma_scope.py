@@ -3,8 +3,6 @@
 import math
 import re
 
-import numpy as np
-
 from ._config import Config
 from ._folder import Folder
 from ._format import CROSS_LAYER, TRANSCODER, Format, refusal
@@ -38,14 +36,13 @@ def _read_1(folder: Folder) -> DictionaryWeights:
     tensors = folder.tensors(folder.weights(_NPZ) or _NPZ)
     W_enc = tensors.array("W_enc", ("d", None), ("m", None))
     d, m = W_enc.shape
-    threshold = tensors.array("threshold", ("m", m))
     return DictionaryWeights(
         W_enc=W_enc,
         W_dec=tensors.array("W_dec", ("m", m), ("d", d)),
         b_enc=tensors.array("b_enc", ("m", m)),
         b_dec=tensors.array("b_dec", ("d", d)),
         activation="jumprelu",
-        threshold=np.maximum(threshold, 0),
+        threshold=tensors.array("threshold", ("m", m)),
         # It was trained on embeddings before the model multiplies them.
         input_scale=1 / math.sqrt(d) if is_embedding else None,
         place=_place(folder.parts, site, is_embedding),
@@ -90,14 +87,13 @@ def _read_2(folder: Folder) -> DictionaryWeights:
         raise refusal(folder.label, TRANSCODER)
     W_enc = tensors.array("w_enc", ("d", None), ("m", None))
     d, m = W_enc.shape
-    threshold = tensors.array("threshold", ("m", m))
     return DictionaryWeights(
         W_enc=W_enc,
         W_dec=tensors.array("w_dec", ("m", m), ("d", d)),
         b_enc=tensors.array("b_enc", ("m", m)),
         b_dec=tensors.array("b_dec", ("d", d)),
         activation="jumprelu",
-        threshold=np.maximum(threshold, 0),
+        threshold=tensors.array("threshold", ("m", m)),
         place=place,
         model_name=config.text("model_name"),
         config=config.as_dict(),

@@ -14,7 +14,10 @@ _CONFIG, _WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
 _DISTILL_CONFIG, _DISTILL_WEIGHTS = "config.json", "sae_weights.safetensors"
 
 _REPOSITORY = re.compile(r"Llama3_1-8B-(?P<kind>Base|Instruct)")
-_MODELS = {"Base": "meta-llama/Llama-3.1-8B", "Instruct": "meta-llama/Llama-3.1-8B-Instruct"}
+_MODELS = {
+    "Base": "meta-llama/Llama-3.1-8B",
+    "Instruct": "meta-llama/Llama-3.1-8B-Instruct",
+}
 
 
 def _recognises(folder: Folder) -> bool:
@@ -47,7 +50,7 @@ def _read(folder: Folder) -> DictionaryWeights:
         b_enc=tensors.array("encoder.bias", ("d_sae", m)),
         b_dec=tensors.array("decoder.bias", ("d_model", d)),
         activation="jumprelu",
-        threshold=max(config.number("jump_relu_threshold") * scale, 0.0),
+        threshold=config.number("jump_relu_threshold") * scale,
         input_scale=scale,
         place=place,
         model_name=_model_name(folder.parts),

@@ -121,7 +121,8 @@ def _input_scale(
         mean_norm = tensors.scalar(name)
     else:
         said = config.section("dataset_average_activation_norm")
-        mean_norm = said.number(hook_name if hook_name in said else "in")
+        key = hook_name if hook_name is not None and hook_name in said else "in"
+        mean_norm = said.number(key)
     if not 0 < mean_norm < math.inf:
         raise ValueError(
             f"{tensors.label}: the mean norm of the activations must be above 0; got "

@@ -130,10 +130,10 @@ def load_dictionary(
 
     Notes
     -----
-    Codes are those of the package that made the files, with one exception: where
-    pre-activations are compared after they are multiplied by the norms of the decoder's
-    rows (SAELens's `rescale_acts_by_decoder_norm`, top-k of Llamascopium), the codes are
-    multiplied by them too and the rows have norm 1.
+    Codes are those of the package that made the files, with one exception. Top-k of
+    Llamascopium compares pre-activations after they are multiplied by the norms of the
+    decoder's rows, and divides the codes by them again. Here the codes stay multiplied,
+    and the rows have norm 1.
 
     A square encoder does not show that it is transposed. `X` does.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_array, gen_batches
 
@@ -65,11 +66,13 @@ def measure(
     """
     X = as_activations(X)
     error = square = 0.0
-    n_active, center, total = 0, None, None
+    n_active = 0
+    center: Any = None
+    total: Any = 0.0
     for batch in batches(X, coder):
         rows = X[batch] if sample_norm is None else sample_norm.transform(X[batch])
-        codes = coder.transform(rows)
-        n_active += codes.nnz if hasattr(codes, "nnz") else np.count_nonzero(codes)
+        codes: Any = coder.transform(rows)
+        n_active += int(codes.nnz if sparse.issparse(codes) else (codes > 0).sum())
         recon = coder.inverse_transform(codes).reshape(len(rows), -1)
         rows = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
         error += float(np.square(rows - recon).sum())
@@ -77,8 +80,7 @@ def measure(
         center = rows.mean(axis=0) if center is None else center
         rows -= center
         square += float(np.square(rows).sum())
-        sums = rows.sum(axis=0)
-        total = sums if total is None else total + sums
+        total = total + rows.sum(axis=0)
     variation = square - float(np.square(total).sum()) / len(X)
     fvu = error / variation if variation > 0 else math.nan
     return fvu, n_active / len(X)

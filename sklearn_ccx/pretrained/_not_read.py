@@ -12,8 +12,8 @@ def _recognises_crosscode(folder: Folder) -> bool:
 def _refuse_crosscode(folder: Folder) -> DictionaryWeights:
     raise refusal(
         folder.label,
-        "it is a crosscoder of crosscode, of which the activation is in a configuration "
-        "that is not read. Pass its arrays to InteractionCrosscoder.from_weights, with "
+        "it is a crosscoder of crosscode, whose activation is in a configuration that "
+        "is not read. Pass its arrays to InteractionCrosscoder.from_weights, with "
         "the activation that it was trained with",
     )
 

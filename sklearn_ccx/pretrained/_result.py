@@ -73,7 +73,7 @@ class PretrainedDictionary:
     >>> X = np.random.default_rng(0).normal(size=(200, 6))
     >>> sae = InteractionSAE(12, k=3, max_iter=5, random_state=0).fit(X)
     >>> with tempfile.TemporaryDirectory() as directory:
-    ...     _ = save_dictionary(
+    ...     save_dictionary(
     ...         sae, f"{directory}/sae", hook_name="blocks.3.hook_resid_mid"
     ...     )
     ...     loaded = load_dictionary(f"{directory}/sae")

@@ -9,7 +9,7 @@ from ._config import Config
 from ._folder import Folder
 from ._format import TRANSCODER, Format, refusal
 from ._places import Place, place_of
-from ._tensor_files import TensorFile
+from ._tensor_files import FloatArray, TensorFile
 from ._weights import DictionaryWeights, with_unit_rows, without_input_bias
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -109,12 +109,13 @@ def _arrays(
     W_dec = tensors.array("W_dec", features, ("d_in", d))
     b_dec = tensors.array("b_dec", ("d_in", d))
     activation: dict[str, Any] = {"activation": "relu"}
+    threshold: FloatArray
     if architecture == "gated":
         gain = np.exp(tensors.array("r_mag", features))
         b_enc = tensors.array("b_mag", features)
         # The gate is open where the magnitude exceeds this.
         threshold = b_enc - gain * tensors.array("b_gate", features)
-        activation = {"activation": "jumprelu", "threshold": np.maximum(threshold, 0)}
+        activation = {"activation": "jumprelu", "threshold": threshold}
         W_enc = W_enc * gain
     else:
         b_enc = tensors.array("b_enc", features)
@@ -127,13 +128,15 @@ def _arrays(
     if architecture == "topk":
         activation = {"activation": "topk", "k": _k(config)}
     elif architecture == "jumprelu":
-        threshold = np.maximum(tensors.array("threshold", features), 0)
+        threshold = tensors.array("threshold", features)
         activation = {"activation": "jumprelu", "threshold": threshold}
     elif architecture in ("batchtopk", "matryoshka_batchtopk"):
-        name = tensors.first("topk_threshold")
-        threshold = max(tensors.scalar(name), 0.0)
-        activation = {"activation": "batchtopk", "threshold": threshold}
-        activation["k"] = math.ceil(config.number("k"))
+        # Weights of a training; those it releases are saved as jumprelu.
+        activation = {
+            "activation": "batchtopk",
+            "threshold": tensors.scalar("topk_threshold"),
+            "k": math.ceil(config.number("k")),
+        }
     return {
         "W_enc": W_enc,
         "W_dec": W_dec,

@@ -13,14 +13,14 @@ _EPSILON = 1e-5
 
 
 def sample_statistics(kind: str, X: Any) -> tuple[FloatArray, FloatArray]:
-    """Offset and scale of each row: a row is normalised to ``(x - offset) * scale``.
+    r"""Offset and scale of each row: a row is normalised to ``(x - offset) * scale``.
 
     Parameters
     ----------
     kind : {"layer_norm", "constant_norm"}
         "layer_norm" takes the mean over the row, and divides by its standard deviation
         (unbiased) plus 1e-5; "constant_norm" scales the row to the norm
-        :math:`\\sqrt d`.
+        :math:`\sqrt d`.
     X : ndarray of shape (n_samples, d)
         Activations.
 
@@ -50,3 +50,34 @@ def normalized(X: Any, kind: str) -> FloatArray:
 def sample_norm_transformer(kind: str) -> FunctionTransformer:
     """A step of a pipeline that normalises each row."""
     return FunctionTransformer(normalized, validate=True, kw_args={"kind": kind})
+
+
+# What SAELens calls them.
+SAMPLE_NORMS = {
+    None: "none",
+    "layer_norm": "layer_norm",
+    "constant_norm": "constant_norm_rescale",
+}
+
+
+def sample_norm_of(steps: list[Any]) -> str | None:
+    """The normalisation that the steps before a coder are; None if there are none.
+
+    Raises
+    ------
+    ValueError
+        If they are something else.
+    """
+    steps = [step for step in steps if step is not None and step != "passthrough"]
+    if not steps:
+        return None
+    step = steps[0]
+    if len(steps) > 1 or getattr(step, "func", None) is not normalized:
+        names = ", ".join(type(step).__name__ for step in steps)
+        raise ValueError(
+            f"estimator has steps before the coder ({names}), which the files cannot "
+            "hold; save the coder alone, or pass its weights to from_weights with "
+            "input_offset and input_scale."
+        )
+    kind: str = step.kw_args["kind"]
+    return kind

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .._validation import as_array, shown
+from .._validation import as_weights
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -35,7 +35,13 @@ _DAMAGED = (
 )
 
 # How torch and numpy say that a file holds more than tensors.
-_PICKLED = ("weights only", "weights_only", "pickle", "unsupported global", "persistent")
+_PICKLED = (
+    "weights only",
+    "weights_only",
+    "pickle",
+    "unsupported global",
+    "persistent",
+)
 
 
 class TensorFile:
@@ -166,14 +172,9 @@ class TensorFile:
 
     def _as_floats(self, name: str) -> FloatArray:
         try:
-            array = np.asarray(as_array(self._values[name], name))
+            array = as_weights(self._values[name], name)
         except _DAMAGED as error:
             raise ValueError(f"{self.label}: {error}") from error
-        if array.dtype.kind not in "biuf":
-            raise ValueError(
-                f"{self.label}: {name} must hold numbers; got {shown(array)} of "
-                f"{array.dtype}."
-            )
         if array.dtype == np.float64 or array.dtype == np.float32:
             return array
         return array.astype(np.float32)
