@@ -61,11 +61,13 @@ test-peers: .venv-peers/.installed
 		-W ignore tests/peers $(PYTEST_ARGS)
 
 # torch comes first, and is held: they ask for the newest, with the libraries of CUDA.
+# torchvision, which nothing here needs, fails beside a torch that is built without them.
 .venv-peers/.installed: pyproject.toml constraints-peers.txt
 	@$(MAKE) --no-print-directory VENV=.venv-peers .venv-peers/.created
 	.venv-peers/bin/python -m pip install --constraint constraints-peers.txt torch
 	.venv-peers/bin/python -m pip install --constraint constraints-peers.txt \
 		sae-lens dictionary-learning eai-sparsify pytest --editable .
+	.venv-peers/bin/python -m pip uninstall --yes torchvision
 	@touch $@
 
 lint: $(VENV)/.installed-test

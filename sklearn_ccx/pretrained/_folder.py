@@ -2,7 +2,6 @@
 
 import os
 import re
-from functools import cache
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -57,13 +56,13 @@ class Folder:
 
     def config(self, name: str) -> Config:
         """A JSON file of the folder."""
-        return Config.read(self._fetch(name), self._label_of(name))
+        return Config.read(self._path_of(name), self._label_of(name))
 
     def tensors(self, name: str) -> TensorFile:
         """A file of tensors of the folder, read once."""
         if name not in self._tensors:
             label = self._label_of(name)
-            self._tensors[name] = TensorFile.read(self._fetch(name), label)
+            self._tensors[name] = TensorFile.read(self._path_of(name), label)
         return self._tensors[name]
 
     def weights(self, *names: str) -> str | None:
@@ -89,6 +88,12 @@ class Folder:
                 "name one with filename=."
             )
         return found[0] if found else None
+
+    def _path_of(self, name: str) -> Path:
+        if not self.has(name):
+            held = ", ".join(self.names()[:8]) or "no file"
+            raise ValueError(f"{self.label} has no {name}; it has {held}.")
+        return self._fetch(name)
 
     def _label_of(self, name: str) -> str:
         return f"{self.label}/{name}"
@@ -214,6 +219,12 @@ def open_folder(
             "on the hub, which would be 'organisation/name' (with subfolder= and "
             "filename= for what is inside)."
         )
+    if _hub().constants.HF_HUB_OFFLINE:
+        # What was downloaded before lies in a folder of the cache.
+        there = _ask_hub(
+            name, "snapshot_download", revision=revision, local_files_only=True
+        )
+        return _open_local(Path(there), inner)
     files = _ask_hub(name, "list_repo_files", revision=revision)
     return HubFolder(name, inner, revision, list(files))
 
@@ -253,7 +264,6 @@ def _check_inner(value: Any, name: str) -> str:
     return text
 
 
-@cache
 def _hub() -> ModuleType:
     try:
         import huggingface_hub

@@ -61,7 +61,7 @@ def read_openmoss(folder: Folder) -> DictionaryWeights:
 
 def _arrays(config: Config, tensors: TensorFile, d: int, m: int) -> dict[str, Any]:
     width, features = ("d_model", d), ("d_sae", m)
-    if "W_E" in tensors:
+    if "W_E" in tensors or "W_D" in tensors:
         W_enc = tensors.array("W_E", width, features)
         W_dec = tensors.array("W_D", features, width)
     else:

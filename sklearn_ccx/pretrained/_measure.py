@@ -78,7 +78,7 @@ def measure(
         error += float(np.square(rows - recon).sum())
         # About the mean of the first batch, so that little cancels.
         center = rows.mean(axis=0) if center is None else center
-        rows -= center
+        rows = rows - center
         square += float(np.square(rows).sum())
         total = total + rows.sum(axis=0)
     variation = square - float(np.square(total).sum()) / len(X)

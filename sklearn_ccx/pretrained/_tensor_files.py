@@ -1,6 +1,7 @@
 """Tensors of a file, read without running code from it."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -77,6 +78,11 @@ class TensorFile:
             )
         try:
             values = reader(path)
+        except OSError as error:
+            # Of a file that cannot be opened the system says which.
+            if error.filename is not None:
+                raise
+            raise ValueError(_why_unreadable(label, suffix, error)) from error
         except _DAMAGED as error:
             raise ValueError(_why_unreadable(label, suffix, error)) from error
         if not isinstance(values, Mapping):
@@ -209,11 +215,14 @@ def _fits(shape: tuple[int, ...], right: tuple[int | None, ...]) -> bool:
 
 
 def _read_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        # torch warns of pickles that are not its own, before it refuses them.
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_npz(path: Path) -> Any:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 

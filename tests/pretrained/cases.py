@@ -118,8 +118,8 @@ def sae_lens(directory, rng, architecture="standard", *, flat=False, **changes):
         for key in ("reshape_activations", "apply_b_dec_to_input"):
             del config[key]
     else:
-        config["metadata"] = said
-    directory.mkdir(exist_ok=True)
+        config.setdefault("metadata", said)
+    directory.mkdir(parents=True, exist_ok=True)
     write_json(config, directory / "cfg.json")
     write_safetensors(tensors, directory / "sae_weights.safetensors")
     applies = 1.0 if config.get("apply_b_dec_to_input", True) else 0.0
