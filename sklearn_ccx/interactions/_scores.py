@@ -30,7 +30,8 @@ def interaction_scores(
 
     bounds how far the output of the MLP on the reconstruction is from its output if
     every neuron kept only the feature that contributes most. A gated MLP has a bound of
-    its own; see :ref:`gated-mlps`.
+    its own; see :ref:`gated-mlps`. Behind a norm the contributions of a sample are
+    divided by its scale; see :ref:`norms`.
 
     Parameters
     ----------
