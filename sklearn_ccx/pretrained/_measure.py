@@ -75,15 +75,23 @@ def measure(
         n_active += int(codes.nnz if sparse.issparse(codes) else (codes > 0).sum())
         recon = coder.inverse_transform(codes).reshape(len(rows), -1)
         rows = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
-        error += float(np.square(rows - recon).sum())
-        # About the mean of the first batch, so that little cancels.
-        center = rows.mean(axis=0) if center is None else center
-        rows = rows - center
-        square += float(np.square(rows).sum())
-        total = total + rows.sum(axis=0)
-    variation = square - float(np.square(total).sum()) / len(X)
-    fvu = error / variation if variation > 0 else math.nan
-    return fvu, n_active / len(X)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            error += float(np.square(rows - recon).sum())
+            # About the mean of the first batch, so that little cancels.
+            center = rows.mean(axis=0) if center is None else center
+            rows = rows - center
+            square += float(np.square(rows).sum())
+            total = total + rows.sum(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        variation = square - float(np.square(total).sum()) / len(X)
+    if not math.isfinite(error + variation):
+        raise ValueError(
+            "X, or what the dictionary makes of it, is too large for its squares to be "
+            "summed; pass activations as the model has them."
+        )
+    # Constant columns vary by what rounding leaves.
+    varies = variation > np.finfo(np.float64).eps * len(X) * max(square, 0.0)
+    return error / variation if varies else math.nan, n_active / len(X)
 
 
 def what_is_off(coder: BaseInteractionCoder, fvu: float, l0: float) -> str | None:
