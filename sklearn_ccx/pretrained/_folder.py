@@ -231,9 +231,10 @@ def open_folder(
 
 def _open_local(path: Path, inner: PurePosixPath) -> LocalFolder:
     whole = path / inner if inner.parts else path
-    if whole.is_file():
+    # Unlike the methods of paths, these take any name for one that may not be there.
+    if os.path.isfile(whole):
         return LocalFolder(whole.parent, whole.name)
-    if not whole.is_dir():
+    if not os.path.isdir(whole):
         raise ValueError(
             f"path={str(path)!r} exists, but has no {str(inner)!r}: check subfolder "
             "and filename."

@@ -68,6 +68,7 @@ def measure(
     error = square = 0.0
     n_active = 0
     center: Any = None
+    unit = 1.0
     total: Any = 0.0
     for batch in batches(X, coder):
         rows = X[batch] if sample_norm is None else sample_norm.transform(X[batch])
@@ -75,11 +76,14 @@ def measure(
         n_active += int(codes.nnz if sparse.issparse(codes) else (codes > 0).sum())
         recon = coder.inverse_transform(codes).reshape(len(rows), -1)
         rows = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
+        if center is None:
+            # Squares are summed about the mean of the first batch, so that little
+            # cancels, and in a unit in which they neither overflow nor vanish.
+            unit = float(np.abs(rows).max()) or 1.0
+            center = (rows / unit).mean(axis=0)
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
-            error += float(np.square(rows - recon).sum())
-            # About the mean of the first batch, so that little cancels.
-            center = rows.mean(axis=0) if center is None else center
-            rows = rows - center
+            error += float(np.square(rows / unit - recon / unit).sum())
+            rows = rows / unit - center
             square += float(np.square(rows).sum())
             total = total + rows.sum(axis=0)
     with np.errstate(over="ignore", invalid="ignore"):

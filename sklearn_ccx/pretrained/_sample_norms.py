@@ -28,14 +28,29 @@ def sample_statistics(kind: str, X: Any) -> tuple[FloatArray, FloatArray]:
     -------
     offset, scale : ndarray of shape (n_samples, 1)
         In the dtype of X.
+
+    Raises
+    ------
+    ValueError
+        If a row is too large for its squares to be summed.
     """
-    if kind == "layer_norm":
-        mean = X.mean(axis=1, keepdims=True)
-        return mean, 1.0 / (X.std(axis=1, ddof=1, keepdims=True) + _EPSILON)
-    norm = np.linalg.norm(X, axis=1, keepdims=True)
-    # A row of zeros stays one.
-    norm = np.where(norm > 0, norm, 1.0).astype(X.dtype)
-    return np.zeros_like(norm), np.sqrt(X.shape[1]).astype(X.dtype) / norm
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        if kind == "layer_norm":
+            offset = X.mean(axis=1, keepdims=True)
+            size = X.std(axis=1, ddof=1, keepdims=True) + _EPSILON
+            scale = 1.0 / size
+        else:
+            size = np.linalg.norm(X, axis=1, keepdims=True)
+            # A row of zeros stays one.
+            size = np.where(size > 0, size, 1.0).astype(X.dtype)
+            offset = np.zeros_like(size)
+            scale = np.sqrt(X.shape[1]).astype(X.dtype) / size
+    if not (np.isfinite(offset).all() and np.isfinite(size).all()):
+        raise ValueError(
+            f"X has rows too large to be normalised in {X.dtype}; pass activations as "
+            "the model has them, or in float64."
+        )
+    return offset, scale
 
 
 def normalized(X: Any, kind: str) -> FloatArray:

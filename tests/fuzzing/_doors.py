@@ -26,6 +26,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import sklearn_ccx as ccx
 from sklearn_ccx import datasets, inspection, lm, model_selection, pretrained
+from sklearn_ccx._validation import as_numpy
 from sklearn_ccx.activations import load_harvest
 from sklearn_ccx.coders import find_coder
 from sklearn_ccx.pretrained._sample_norms import sample_norm_transformer
@@ -716,6 +717,15 @@ def _normalizing_coder():
     return make_pipeline(sample_norm_transformer("layer_norm"), sae)
 
 
+def _normalized_X_does_not_vary(arguments):
+    """X has no variance then that a dictionary could explain."""
+    X = arguments["X"]
+    if X is None:
+        return False
+    rows = sample_norm_transformer("layer_norm").transform(as_numpy(X, "X"))
+    return bool((rows == rows[0]).all())
+
+
 def _pretrained_doors():
     values = {"path": "dictionary", "filename": "cfg.json", "X": _X()}
     yield Door(
@@ -723,6 +733,7 @@ def _pretrained_doors():
         _load_dictionary,
         lambda: _arguments(pretrained.load_dictionary, **values),
         ("load_dictionary",),
+        undefined=_normalized_X_does_not_vary,
         paths=("path",),
     )
     yield Door(

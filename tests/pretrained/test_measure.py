@@ -166,6 +166,32 @@ def test_X_that_does_not_fit(X, message, tmp_path):
         load_dictionary(tmp_path).reconstruct(X)
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e-20, 1e20, 1e150])
+def test_what_is_measured_does_not_depend_on_the_unit(unit, tmp_path):
+    X, W_dec, b_dec = sparse_rows()
+    b_enc = -b_dec @ W_dec.T
+    for name, scale in {"a": 1.0, "b": unit}.items():
+        sae = InteractionSAE.from_weights(
+            W_dec.T,
+            W_dec,
+            b_enc=b_enc,
+            b_dec=b_dec,
+            activation="topk",
+            k=2,
+            input_scale=1 / scale,
+        )
+        save_dictionary(sae, tmp_path / name)
+    expected = load_dictionary(tmp_path / "a", X=X)
+    loaded = load_dictionary(tmp_path / "b", X=X * unit)
+    assert loaded.fvu == pytest.approx(expected.fvu, rel=1e-6)
+
+
+def test_X_that_is_too_large_is_refused(tmp_path):
+    sae_lens(tmp_path, rng(), normalize_activations="layer_norm")
+    with pytest.raises(ValueError, match="X has rows too large to be normalised"):
+        load_dictionary(tmp_path, X=activations() * 1e300)
+
+
 def test_X_that_does_not_vary_has_no_fvu(tmp_path):
     sae_lens(tmp_path, rng(), "topk")
     assert np.isnan(load_dictionary(tmp_path, X=np.ones((4, D))).fvu)
