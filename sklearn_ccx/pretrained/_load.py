@@ -46,7 +46,7 @@ def load_dictionary(
     "llamascopium"               Llamascopium (OpenMOSS)
     "sparsify"                   Sparsify (eai-sparsify)
     "dictionary_learning"        dictionary_learning, and crosscoders of its forks
-    "ckkissane"                  C. Kissane's crosscoder of two models
+    "ckkissane"                  crosscoder of two models by ckkissane
     "qwen_scope"                 Qwen Scope
     "openai"                     OpenAI's dictionaries of GPT-2 small
     "goodfire"                   Goodfire
@@ -193,7 +193,7 @@ def load_dictionary(
         format=made.name,
         reads=weights.place.reads,
         model_name=weights.model_name,
-        interaction=weights.place.interaction(weights.model_name),
+        interaction=weights.place.interaction(weights.model_name, weights.sample_norm),
         sample_norm=sample_norm,
         notes=weights.notes,
         config=weights.config,

@@ -80,8 +80,35 @@ class Place:
         """Whether its decoder writes to no input of an MLP."""
         return self.site in _OUTPUTS
 
-    def interaction(self, model_name: str | None) -> str:
-        """Where the interaction of its features can be measured, in a sentence."""
+    def interaction(
+        self, model_name: str | None, sample_norm: str | None = None
+    ) -> str:
+        """Where the interaction of its features can be measured, in a sentence.
+
+        Parameters
+        ----------
+        model_name : str or None
+            The model.
+        sample_norm : {"layer_norm", "constant_norm"} or None
+            What the dictionary does to each sample first.
+        """
+        where = self._neurons(model_name)
+        if sample_norm is None or self.is_output or None in (self.site, self.block):
+            return where
+        if self.site == "mlp_in":
+            return (
+                "not exactly: the dictionary normalises each sample, and the MLP reads "
+                "it as it is"
+            )
+        if sample_norm == "layer_norm":
+            return (
+                f"{where}. A LayerNorm gives the same for normalised samples as for X, "
+                "up to its eps; an RMSNorm does not"
+            )
+        return f"{where}. It gives the same for normalised samples as for X"
+
+    def _neurons(self, model_name: str | None) -> str:
+        """Where the features meet neurons."""
         block, site = self.block, self.site
         if site in _OUTPUTS:
             return (

@@ -7,7 +7,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
-from sklearn_ccx import InteractionSAE, interaction_scores
+from sklearn_ccx import InteractionSAE, MLPWeights, interaction_scores
 from sklearn_ccx.pretrained import _measure, load_dictionary, save_dictionary
 from sklearn_ccx.pretrained._places import place_of
 from tests.conftest import make_mlp
@@ -320,6 +320,56 @@ def test_where_interaction_can_be_measured(site, model, phrase, tmp_path):
     metadata = {"hook_name": f"blocks.4.{site}", "model_name": model}
     sae_lens(tmp_path, rng(), metadata=metadata)
     assert phrase in load_dictionary(tmp_path).interaction
+
+
+@pytest.mark.parametrize(
+    ("norm", "site", "phrase"),
+    [
+        ("layer_norm", "hook_resid_mid", "an RMSNorm does not"),
+        ("constant_norm_rescale", "hook_resid_mid", "as for X"),
+        ("layer_norm", "mlp.hook_in", "not exactly"),
+        ("layer_norm", "hook_new", "not known"),
+    ],
+)
+def test_where_it_can_be_with_normalised_samples(norm, site, phrase, tmp_path):
+    metadata = {"hook_name": f"blocks.4.{site}"}
+    sae_lens(tmp_path, rng(), metadata=metadata, normalize_activations=norm)
+    assert phrase in load_dictionary(tmp_path).interaction
+
+
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+@pytest.mark.parametrize("kind", ["layer_norm", "constant_norm_rescale"])
+def test_an_mlp_behind_its_norm_reads_normalised_samples(kind, norm, tmp_path):
+    """Scores of a pipeline on the stream, against contributions computed by hand."""
+    sae_lens(tmp_path, rng(), "topk", normalize_activations=kind)
+    loaded = load_dictionary(tmp_path)
+    X, generator = activations(), np.random.default_rng(4)
+    W_in, W_out = generator.normal(size=(D, 5)), generator.normal(size=(5, 3))
+    gamma, beta = generator.normal(size=(2, D))
+    mlp = MLPWeights(
+        W_in, W_out, norm=norm, norm_weight=gamma, norm_bias=beta, eps=1e-12
+    )
+    whole = make_pipeline(loaded.sample_norm, loaded.estimator)
+    scores = interaction_scores(whole, X, mlp=mlp).ravel()
+    # What the network's norm divides X by, and what the dictionary multiplies X by.
+    centred = X - X.mean(axis=1, keepdims=True) if norm == "layernorm" else X
+    divisor = np.sqrt((centred**2).mean(axis=1))
+    factor = np.sqrt(D) / np.linalg.norm(X, axis=1)
+    if kind == "layer_norm":
+        factor = 1 / (X.std(axis=1, ddof=1) + 1e-5)
+    codes = loaded.estimator.transform(normalized(X, kind))
+    written = loaded.estimator.components_
+    if norm == "layernorm":
+        written = written - written.mean(axis=1, keepdims=True)
+    M = (written * gamma) @ W_in
+    sizes = np.linalg.norm(W_out, axis=1)
+    by_hand = []
+    for row, by, times in zip(codes, divisor, factor, strict=True):
+        # In the units of X a feature writes its code divided by the factor.
+        p = np.abs((row / times / by)[:, None] * M)
+        by_hand.append((p.sum(axis=0) - p.max(axis=0)) @ sizes)
+    differs = (norm, kind) == ("rmsnorm", "layer_norm")
+    assert np.allclose(scores, by_hand, rtol=1e-4) != differs
 
 
 def test_configurations_and_notes_are_kept(tmp_path):
