@@ -127,7 +127,8 @@ class PretrainedDictionary:
             return coder.inverse_transform(coder.transform(X))
         normed = self.sample_norm.transform(X)
         kind = self.sample_norm.kw_args["kind"]
-        offset, scale = sample_statistics(kind, X.astype(normed.dtype, copy=False))
+        X = X.astype(normed.dtype, copy=False)
+        offset, _, size = sample_statistics(kind, X)
         recon = coder.inverse_transform(coder.transform(normed))
-        restored: FloatArray = recon / scale + offset
+        restored: FloatArray = recon * size + offset
         return restored

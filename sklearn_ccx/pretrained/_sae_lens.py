@@ -71,6 +71,12 @@ def _read(folder: Folder) -> DictionaryWeights:
         raise refusal(config.label, TRANSCODER)
     normalization = config.option("normalize_activations", _NORMALIZATIONS, "none")
     config.option("reshape_activations", ("none", "hook_z"), "none")
+    if config.flag("finetuning_scaling_factor", False):
+        raise refusal(
+            config.label,
+            "its codes are multiplied by factors of a fine-tuning "
+            "('finetuning_scaling_factor'), which SAELens itself no longer loads",
+        )
     place, model_name = _origin(config)
     tensors = folder.tensors(folder.weights(_WEIGHTS) or _WEIGHTS)
     arrays = _arrays(config, tensors, architecture, d, m)
@@ -123,8 +129,6 @@ def _arrays(
         b_enc = without_input_bias(b_enc, b_dec, W_enc)
     if config.flag("rescale_acts_by_decoder_norm", False):
         W_enc, b_enc, W_dec = with_unit_rows(W_enc, b_enc, W_dec)
-    if config.flag("finetuning_scaling_factor", False):
-        W_dec = W_dec * tensors.array("scaling_factor", features)[:, None]
     if architecture == "topk":
         activation = {"activation": "topk", "k": _k(config)}
     elif architecture == "jumprelu":

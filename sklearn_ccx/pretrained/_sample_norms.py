@@ -1,5 +1,6 @@
 """What some dictionaries do to each sample before they encode it."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ FloatArray = npt.NDArray[np.floating]
 _EPSILON = 1e-5
 
 
-def sample_statistics(kind: str, X: Any) -> tuple[FloatArray, FloatArray]:
-    r"""Offset and scale of each row: a row is normalised to ``(x - offset) * scale``.
+def sample_statistics(kind: str, X: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
+    r"""What the rows are normalised by, and restored with.
+
+    A row is normalised to ``(x - offset) / divisor``, and what reconstructs it is
+    restored to ``y * size + offset``.
 
     Parameters
     ----------
@@ -26,8 +30,8 @@ def sample_statistics(kind: str, X: Any) -> tuple[FloatArray, FloatArray]:
 
     Returns
     -------
-    offset, scale : ndarray of shape (n_samples, 1)
-        In the dtype of X.
+    offset, divisor, size : ndarray of shape (n_samples, 1)
+        In the dtype of X. Size and divisor differ by the 1e-5 of "layer_norm".
 
     Raises
     ------
@@ -37,28 +41,28 @@ def sample_statistics(kind: str, X: Any) -> tuple[FloatArray, FloatArray]:
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         if kind == "layer_norm":
             offset = X.mean(axis=1, keepdims=True)
-            size = X.std(axis=1, ddof=1, keepdims=True) + _EPSILON
-            scale = 1.0 / size
+            size = X.std(axis=1, ddof=1, keepdims=True)
+            divisor = size + _EPSILON
         else:
-            size = np.linalg.norm(X, axis=1, keepdims=True)
-            # A row of zeros stays one.
-            size = np.where(size > 0, size, 1.0).astype(X.dtype)
+            norm = np.linalg.norm(X, axis=1, keepdims=True)
+            size = (norm / math.sqrt(X.shape[1])).astype(X.dtype)
             offset = np.zeros_like(size)
-            scale = np.sqrt(X.shape[1]).astype(X.dtype) / size
+            # A row of zeros stays one.
+            divisor = np.where(size > 0, size, size.dtype.type(1))
     if not (np.isfinite(offset).all() and np.isfinite(size).all()):
         raise ValueError(
             f"X has rows too large to be normalised in {X.dtype}; pass activations as "
             "the model has them, or in float64."
         )
-    return offset, scale
+    return offset, divisor, size
 
 
 def normalized(X: Any, kind: str) -> FloatArray:
     """Rows normalised one by one, in float32 or float64."""
     if X.dtype not in (np.float32, np.float64):
         X = X.astype(np.float32 if X.dtype == np.float16 else np.float64)
-    offset, scale = sample_statistics(kind, X)
-    normed: FloatArray = (X - offset) * scale
+    offset, divisor, _ = sample_statistics(kind, X)
+    normed: FloatArray = (X - offset) / divisor
     return normed
 
 

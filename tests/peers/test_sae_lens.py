@@ -1,9 +1,12 @@
 """SAELens: what it saves is loaded here, and what is saved here is loaded there."""
 
+import json
+
 import numpy as np
 import pytest
 import sae_lens
 import torch
+from safetensors.numpy import save_file
 from sklearn.pipeline import make_pipeline
 
 from sklearn_ccx import InteractionSAE
@@ -14,6 +17,7 @@ from .agreement import D, K, M, activations, assert_equal, fill, to_numpy
 NORMALIZATIONS = (
     "none",
     "expected_average_only_in",
+    "covariance_whitening",
     "constant_norm_rescale",
     "layer_norm",
 )
@@ -133,6 +137,65 @@ def test_theirs_with_folded_scale_is_loaded(tmp_path):
     folded.save_model(tmp_path / "folded")
     compare(load_dictionary(tmp_path / "folded"), folded, activations())
     compare(load_dictionary(tmp_path / "raw", input_scale=0.7), folded, activations())
+
+
+FLAT = {
+    "relu": {},
+    "no defaults": {
+        "architecture": None,
+        "activation_fn_str": None,
+        "apply_b_dec_to_input": None,
+        "normalize_activations": None,
+    },
+    "topk": {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}},
+    "topk by name": {
+        "architecture": "topk",
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": K},
+    },
+    "jumprelu": {"architecture": "jumprelu"},
+    "gated": {"architecture": "gated"},
+    "layer_norm": {"normalize_activations": "layer_norm"},
+    "constant_norm_rescale": {"normalize_activations": "constant_norm_rescale"},
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_files_from_before_version_6_are_read_alike(name, tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {"W_enc": (D, M), "W_dec": (M, D), "b_enc": (M,), "b_dec": (D,)}
+    if name == "gated":
+        del tensors["b_enc"]
+        tensors |= dict.fromkeys(("b_gate", "b_mag", "r_mag"), (M,))
+    drawn = {k: rng.normal(size=v).astype(np.float32) for k, v in tensors.items()}
+    if name == "jumprelu":
+        drawn["threshold"] = np.abs(rng.normal(size=M)).astype(np.float32)
+    config = {
+        "architecture": "standard",
+        "d_in": D,
+        "d_sae": M,
+        "activation_fn_str": "relu",
+        "apply_b_dec_to_input": True,
+        "finetuning_scaling_factor": False,
+        "context_size": 128,
+        "model_name": "gpt2-small",
+        "hook_name": "blocks.8.hook_resid_mid",
+        "hook_layer": 8,
+        "hook_head_index": None,
+        "prepend_bos": True,
+        "dataset_path": "any",
+        "normalize_activations": "none",
+        "dtype": "torch.float32",
+        "device": "cpu",
+        "sae_lens_training_version": "3.0.0",
+        **FLAT[name],
+    }
+    said = {key: value for key, value in config.items() if value is not None}
+    (tmp_path / "cfg.json").write_text(json.dumps(said))
+    save_file(drawn, tmp_path / "sae_weights.safetensors")
+    loaded = load_dictionary(tmp_path)
+    assert (loaded.model_name, loaded.reads) == ("gpt2-small", "blocks.8.resid_mid")
+    compare(loaded, sae_lens.SAE.load_from_disk(tmp_path), activations())
 
 
 def our_sae(activation):

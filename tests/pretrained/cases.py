@@ -165,7 +165,7 @@ def restored(y, x, kind):
         return y / np.sqrt(D) * np.sqrt((x**2).sum(axis=1, keepdims=True))
     if kind == "layer_norm":
         mean = x.mean(axis=1, keepdims=True)
-        return y * (x.std(axis=1, ddof=1, keepdims=True) + 1e-5) + mean
+        return y * x.std(axis=1, ddof=1, keepdims=True) + mean
     return y
 
 

@@ -314,6 +314,7 @@ def test_an_unknown_value_of_sae_lens_is_named(changes, message, tmp_path):
         ({"architecture": "matching_pursuit"}, "no encoder"),
         ({"architecture": "abstopk"}, "can be negative"),
         ({"architecture": "temporal"}, "tokens before"),
+        ({"finetuning_scaling_factor": True}, "factors of a fine-tuning"),
         ({"d_out": D + 1}, "transcoder"),
         (
             {"metadata": {"hook_name": "blocks.1.hook_a", "hook_name_out": "b"}},
