@@ -3,6 +3,7 @@
 from ._ablation import SCHEMES, Loss, ablated_output, ablation_fidelity
 from ._matrix import interaction_matrix
 from ._reader import NeuronReader, refuse_overflow
+from ._row_tasks import n_tasks, run_tasks
 from ._scores import interaction_scores
 from ._share import dominant_share
 
@@ -15,5 +16,7 @@ __all__ = [
     "dominant_share",
     "interaction_matrix",
     "interaction_scores",
+    "n_tasks",
     "refuse_overflow",
+    "run_tasks",
 ]

@@ -5,7 +5,6 @@ chunks are added in an order that depends on their number only, too, so that the
 of workers changes no result.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, Self, TypeVar
 
@@ -78,16 +77,23 @@ def rows_of_chunks(
     return [result for part in parts for result in part]
 
 
+class OverRows(Protocol):
+    """What can be had for some rows only."""
+
+    def over(self, rows: RowRange, /) -> Self:
+        """The same for these rows."""
+
+
 def run_tasks(
     function: Callable[..., _Result],
-    reader: NeuronReader,
+    reader: OverRows,
     tasks: Sequence[tuple[Any, ...]],
     n_jobs: int | None,
 ) -> list[_Result]:
     """Call ``function(reader_over_rows, *arguments)`` for each ``(rows, *arguments)``.
 
-    What the workers are sent is the reader, without activations, and for each task
-    where its rows lie or, if they lie in no file, the rows.
+    What the workers are sent is the reader, which should pickle without activations,
+    and for each task where its rows lie or, if they lie in no file, the rows.
     """
     n_workers = min(effective_n_jobs(n_jobs), len(tasks))
     share = ThreadShare.of_this_process(n_workers)
@@ -137,6 +143,12 @@ def pairwise_sum(values: Iterable[_Sum]) -> _Sum:
     return total
 
 
+def n_tasks(n_jobs: int | None) -> int:
+    """How many tasks keep the workers busy."""
+    n_workers = effective_n_jobs(n_jobs)
+    return 1 if n_workers == 1 else _TASKS_PER_WORKER * n_workers
+
+
 def chunk_rows(reader: NeuronReader, n_chunks: int = 1) -> list[RowRange]:
     """The reader's rows, so many chunks at a time."""
     n_samples, length = len(reader.X), n_chunks * reader.chunk_length
@@ -148,18 +160,17 @@ def chunk_rows(reader: NeuronReader, n_chunks: int = 1) -> list[RowRange]:
 
 def _task_rows(reader: NeuronReader, n_jobs: int | None) -> list[RowRange]:
     """The rows of each task: a number of chunks that is a power of two."""
-    n_workers = effective_n_jobs(n_jobs)
-    if n_workers == 1:
-        return [RowRange(reader.X, 0, len(reader.X))]
     n_chunks = -(-len(reader.X) // reader.chunk_length)
-    per_task = max(1, n_chunks // (_TASKS_PER_WORKER * n_workers))
-    return chunk_rows(reader, 2 ** int(math.log2(per_task)))
+    if n_tasks(n_jobs) == 1:
+        return chunk_rows(reader, n_chunks)
+    per_task = max(1, n_chunks // n_tasks(n_jobs))
+    return chunk_rows(reader, 1 << (per_task.bit_length() - 1))
 
 
 @with_torch_state()
 def _run(
     function: Callable[..., _Result],
-    reader: NeuronReader,
+    reader: OverRows,
     share: ThreadShare,
     rows: RowRange,
     *arguments: Any,

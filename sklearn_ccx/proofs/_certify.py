@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._engine._torch_state import with_torch_state
-from .._validation import as_array, check_bool, check_ints
+from .._validation import as_array, check_bool, check_ints, check_n_jobs
+from ..interactions import n_tasks, run_tasks
 from ..networks import MLPs, row_norms
 from ._code_boxes import CodeBoxes
 from ._explained_samples import ExplainedSamples
@@ -134,6 +135,7 @@ def certify(
     residual: bool = False,
     n_dominant: int | None = None,
     batch_size: int | None = None,
+    n_jobs: int | None = None,
 ) -> ErrorCertificate:
     r"""Bound how far the one-feature explanation is from the MLP.
 
@@ -208,6 +210,12 @@ def certify(
         Samples read at a time. None is as many as take little memory beside X, 512 at
         most.
 
+    n_jobs : int, default=None
+        Number of jobs that certify samples in parallel with ``level="sample"``. None
+        means 1 unless in a :func:`joblib.parallel_config` context. -1 means using all
+        processors. See :ref:`fleets`. Groups and domains are ranges of samples that
+        may lie anywhere in X: they take one job.
+
     Returns
     -------
     certificate : ErrorCertificate
@@ -255,25 +263,30 @@ def certify(
     lipschitz True
     """
     premises = Premises(level, bound, groups, code_max, max_active)
+    n_jobs = check_n_jobs(n_jobs)
     samples = ExplainedSamples(
         estimator, X, mlp, n_dominant, batch_size, with_norms=level == "sample"
     )
     output_sites = _check_output_sites(output_site, samples, residual)
-    transitions = [
-        Transition(samples, explained, site, residual)
-        for explained, site in zip(samples.mlps, output_sites, strict=False)
-    ]
-    partition = samples.partition(premises)
-    bounds, n_possible = _bounds(samples, partition, premises, transitions)
-    errors = _errors(samples, transitions)
+    about = premises, output_sites, residual
+    if level == "sample":
+        rows = samples.parts(n_tasks(n_jobs))
+        tasks = [(part, *about) for part in rows]
+        certified = _Certified.joined(run_tasks(_certified, samples, tasks, n_jobs))
+    else:
+        certified = _certified(samples, *about)
+    by_sample, errors = certified.bounds, certified.errors
     length = proof_length(
-        samples.mlps, samples.n_active, n_possible, samples.components.shape[1], bound
+        samples.mlps,
+        certified.n_active,
+        certified.n_possible,
+        samples.components.shape[1],
+        bound,
     )
-    by_sample = {name: bounds.pop(name)[partition.labels] for name in list(bounds)}
     return ErrorCertificate(
         level=level,
         bound=bound,
-        groups=partition.labels,
+        groups=certified.groups,
         error_bound=by_sample["error"],
         error=errors["error"],
         reconstruction_bound=by_sample["reconstruction"],
@@ -287,6 +300,62 @@ def certify(
         membership_flops=length.membership,
         brute_force_flops=length.brute_force,
     )
+
+
+@dataclass(frozen=True)
+class _Certified:
+    """Bounds and errors of some samples.
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n_samples,), int64
+        The group of each sample.
+    bounds, errors : dict of str to ndarray of shape (n_samples, n_mlps)
+        By their names.
+    n_active : ndarray of shape (n_samples,), int64
+        Active features of each sample.
+    n_possible : ndarray of shape (n_groups,), int64, or None
+        Features that can be active in each group; None for samples.
+    """
+
+    groups: npt.NDArray[np.int64]
+    bounds: dict[str, FloatArray]
+    errors: dict[str, FloatArray]
+    n_active: npt.NDArray[np.int64]
+    n_possible: npt.NDArray[np.int64] | None
+
+    @classmethod
+    def joined(cls, parts: list["_Certified"]) -> "_Certified":
+        """Samples after samples, each a group of its own."""
+        n_active = np.concatenate([part.n_active for part in parts])
+        return cls(
+            np.arange(len(n_active)),
+            _stacked([part.bounds for part in parts]),
+            _stacked([part.errors for part in parts]),
+            n_active,
+            None,
+        )
+
+
+def _stacked(parts: list[dict[str, FloatArray]]) -> dict[str, FloatArray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _certified(
+    samples: ExplainedSamples,
+    premises: Premises,
+    output_sites: list[int],
+    residual: bool,
+) -> _Certified:
+    transitions = [
+        Transition(samples, explained, site, residual)
+        for explained, site in zip(samples.mlps, output_sites, strict=False)
+    ]
+    partition = samples.partition(premises)
+    bounds, n_possible = _bounds(samples, partition, premises, transitions)
+    errors = _errors(samples, transitions)
+    by_sample = {name: bounds.pop(name)[partition.labels] for name in list(bounds)}
+    return _Certified(partition.labels, by_sample, errors, samples.n_active, n_possible)
 
 
 def _check_output_sites(

@@ -89,8 +89,6 @@ class ExplainedMLP:
         The columns of the site that the MLP reads.
     W_in_DN : ndarray of shape (D, N)
         Weights of what the neurons receive, and so on: 2N columns of a gated MLP.
-    M_MN : ndarray of shape (M, N)
-        What one unit of each feature writes to each neuron.
     bias_N : ndarray of shape (N,)
         What a neuron receives when no feature is active, unless there is a norm.
     b_dec_written_N : ndarray of shape (N,)
@@ -115,7 +113,6 @@ class ExplainedMLP:
         self.b_out_O = weights.b_out.astype(np.float64, copy=False)
         self.W_dec_MD = components[:, self.columns]
         self.b_dec_D = intercept[self.columns]
-        self.M_MN = self.W_dec_MD @ self.W_in_DN
         self.b_dec_written_N = self.b_dec_D @ self.W_in_DN
         self.bias_N = self.b_in_N + self.b_dec_written_N
         self.output_norm_N = row_norms(self.W_out_NO)
@@ -124,6 +121,11 @@ class ExplainedMLP:
         self._input_size_DN = sizes.W_DN.astype(np.float64, copy=False)
         self._bias_size_N = sizes.bias_N.astype(np.float64, copy=False)
         self._decoder_size_MD = np.abs(self.W_dec_MD)
+
+    @cached_property
+    def M_MN(self) -> FloatArray:
+        """What one unit of each feature writes to each neuron, (M, N)."""
+        return self.W_dec_MD @ self.W_in_DN
 
     def reconstruction(self, codes_BM: sparse.csr_array) -> FloatArray:
         """What the codes stand for at the site, (B, D)."""

@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from ..activations import RowRange
 from ..interactions import NeuronReader
 from ..networks import MLPs, MLPWeights
 from ._code_boxes import CodeBoxes
@@ -39,6 +41,8 @@ _DIGEST_BYTES = 16
 class ExplainedSamples:
     """Validated activations and their codes, which are computed once.
 
+    Pickled, it is the weights, without activations: see :meth:`over`.
+
     Parameters
     ----------
     estimator : estimator
@@ -66,8 +70,6 @@ class ExplainedSamples:
         Number of sites.
     n_dominant : int
         How many contributions a neuron keeps.
-    n_active : ndarray of shape (n_samples,), int64
-        Number of active features of each sample.
     """
 
     def __init__(
@@ -83,9 +85,22 @@ class ExplainedSamples:
         reader = NeuronReader(
             estimator, X, mlp=mlp, n_dominant=n_dominant, batch_size=batch_size
         )
-        coder, weights = reader.coder, reader.weights
+        self._reader, self._X = reader, reader.X
+        self._with_norms = with_norms
+        self._read_weights()
+        # Encoded are codes and what they come from; then the neurons are looked at.
+        n_features, n_columns = self.components.shape
         given = None if batch_size is None else reader.batch_size
-        self._X = reader.X
+        self._batch_size = given or self._length(
+            3 * n_columns
+            + _NEURON_ARRAYS * max(len(mlp.bias_N) for mlp in self.mlps)
+            + sum(len(mlp.bias_N) for mlp in self.mlps)
+        )
+        self._encoded_at_once = given or self._length(2 * n_features + n_columns)
+
+    def _read_weights(self) -> None:
+        reader = self._reader
+        coder, weights = reader.coder, reader.weights
         self.components = coder.components_.astype(np.float64, copy=False)
         self.intercept = coder.intercept_.astype(np.float64, copy=False)
         self.n_sites = coder.n_sites_
@@ -99,31 +114,63 @@ class ExplainedSamples:
             ]
         self.mlps = []
         for index, item in enumerate(weights):
-            if item.norm is not None and not with_norms:
+            if item.norm is not None and not self._with_norms:
                 raise ValueError(
                     f"mlp[{index}] is behind a norm, which divides each sample by its "
                     'own scale. Only certify with level="sample" covers that.'
                 )
             explained = ExplainedMLP if item.W_gate is None else ExplainedGatedMLP
             self.mlps.append(explained(item, self.components, self.intercept))
-        # Encoded are codes and what they come from; then the neurons are looked at.
-        self._batch_size = given or self._length(
-            3 * n_columns
-            + _NEURON_ARRAYS * max(len(mlp.bias_N) for mlp in self.mlps)
-            + sum(len(mlp.bias_N) for mlp in self.mlps)
-        )
-        encoded_at_once = given or self._length(2 * n_features + n_columns)
-        self._codes = HeldCodes(coder, self._X, encoded_at_once)
-        self.n_active = self._codes.n_active_B
 
     def _length(self, row_length: int) -> int:
-        """Samples with so many numbers each that are read at a time."""
+        """Samples with so many numbers each that are read at a time.
+
+        It is a power of two, so that batches of one kind begin where those of another
+        do.
+        """
         X_bytes = self._X.shape[0] * self._X.shape[1] * self._X.dtype.itemsize
         budget = max(_BATCH_BYTES, int(_SHARE_OF_X * X_bytes))
-        return min(max(budget // (8 * row_length), _MIN_BATCH), _MAX_BATCH)
+        length = min(max(budget // (8 * row_length), _MIN_BATCH), _MAX_BATCH)
+        return 1 << (length.bit_length() - 1)
+
+    @cached_property
+    def _codes(self) -> HeldCodes:
+        return HeldCodes(self._reader.coder, self._X, self._encoded_at_once)
+
+    @property
+    def n_active(self) -> IntArray:
+        """Number of active features of each sample, (n_samples,)."""
+        return self._codes.n_active_B
 
     def __len__(self) -> int:
-        return len(self._codes)
+        return len(self._X)
+
+    # To look at some of the samples elsewhere
+
+    def parts(self, n_parts: int) -> list[RowRange]:
+        """The rows in so many parts or fewer, of whole batches."""
+        batch = max(self._batch_size, self._encoded_at_once)
+        length = batch * -(-len(self) // (batch * n_parts))
+        return [
+            RowRange(self._X, start, min(start + length, len(self)))
+            for start in range(0, len(self), length)
+        ]
+
+    def over(self, rows: RowRange) -> Self:
+        """The same for some of the samples, of which only slices can be read."""
+        if not hasattr(self, "mlps"):
+            self._read_weights()
+        made = type(self).__new__(type(self))
+        made.__dict__.update({k: v for k, v in vars(self).items() if k != "_codes"})
+        made._X = rows
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = "_reader", "_with_norms", "_batch_size", "_encoded_at_once"
+        return {name: getattr(self, name) for name in names}
+
+    def __sizeof__(self) -> int:
+        return self._reader.__sizeof__()
 
     def site_columns(self, site: int) -> slice:
         """The columns of a site."""

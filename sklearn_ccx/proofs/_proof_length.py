@@ -180,7 +180,7 @@ def _membership(
 ) -> int:
     if n_possible is None:
         return 0
-    n_features = len(mlps[0].M_MN)
+    n_features = len(mlps[0].W_dec_MD)
     encoding = len(n_active) * (2 * n_columns * n_features + 3 * n_columns)
     residuals = sum(2 * mlp.W_in_DN.size + len(mlp.bias_N) for mlp in mlps)
     reconstruction = int(n_active.sum()) * (2 * n_columns + 2)
