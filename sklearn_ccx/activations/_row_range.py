@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._sharded import ShardedActivations
-
 
 @dataclass(frozen=True)
 class FileRegion:
@@ -112,10 +110,12 @@ class RowRange:
     """
 
     def __init__(self, X: Any, start: int, stop: int, first: int | None = None) -> None:
-        self._given, self._start, self._stop = X, start, stop
         self.first = start if first is None else first
         self.shape = (stop - start, *X.shape[1:])
         self.dtype = X.dtype
+        if isinstance(X, np.ndarray):  # a view, which stays the same object
+            X, start, stop = X[start:stop], 0, stop - start
+        self._given, self._start, self._stop = X, start, stop
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -131,11 +131,10 @@ class RowRange:
         return given.open() if isinstance(given, FileRegion) else given
 
     def __reduce__(self) -> tuple[Any, ...]:
-        given = self._given
-        if isinstance(given, ShardedActivations | FileRegion):
-            return type(self), (given, self._start, self._stop, self.first)
-        rows = given[self._start : self._stop]
-        return type(self), (FileRegion.of(rows) or rows, 0, len(rows), self.first)
+        given = self._given  # shards pickle as their paths
+        if isinstance(given, np.ndarray):
+            given = FileRegion.of(given) or given
+        return type(self), (given, self._start, self._stop, self.first)
 
 
 def _memory_map(array: Any) -> np.memmap[Any, Any] | None:

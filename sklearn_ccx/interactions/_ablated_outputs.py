@@ -1,6 +1,7 @@
 """What comes out of an MLP whose neurons keep some features, chunk by chunk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from .._engine._sparse_codes import SparseCodes
 from .._engine.neurons import Contributions, OutputShift, ScaleSums
 from ..activations import RowRange
 from ._reader import EncodedChunk, NeuronReader
-from ._row_tasks import chunk_rows, rows_of_chunks, run_tasks
+from ._row_tasks import Workers, chunk_rows
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -196,35 +197,36 @@ class HeldChunks:
         Has the samples.
     parts : list of (RowRange, list of (slice, SparseCodes))
         The rows of each chunk, and their codes by batches of these.
+    workers : Workers
+        Who goes through them.
     """
 
     reader: NeuronReader
     parts: list[tuple[RowRange, _Batches]]
+    workers: Workers
 
     @classmethod
-    def encode(cls, reader: NeuronReader, n_jobs: int | None) -> "HeldChunks":
-        """Encode the samples of a reader."""
-        chunks = rows_of_chunks(_batches, reader, n_jobs)
-        return cls(reader, list(zip(chunk_rows(reader), chunks, strict=True)))
+    @contextmanager
+    def encoded(
+        cls, reader: NeuronReader, n_jobs: int | None
+    ) -> Iterator["HeldChunks"]:
+        """Encode the samples of a reader, and keep the workers."""
+        rows = chunk_rows(reader)
+        with Workers(n_jobs, len(rows)) as workers:
+            tasks = [(chunk,) for chunk in rows]
+            batches = workers.run(_encoded_batches, reader, tasks)
+            yield cls(reader, list(zip(rows, batches, strict=True)), workers)
 
     def outputs(
-        self,
-        n_jobs: int | None,
-        function: Callable[..., FloatArray],
-        *arguments: Any,
+        self, function: Callable[..., FloatArray], *arguments: Any
     ) -> FloatArray:
         """What a function gives for each chunk, one below the other."""
         tasks = [(*part, function, *arguments) for part in self.parts]
-        return np.concatenate(run_tasks(_of_held, self.reader, tasks, n_jobs))
+        return np.concatenate(self.workers.run(_of_held, self.reader, tasks))
 
 
-def _batches(chunk: EncodedChunk) -> _Batches:
-    """Codes of a chunk, by batches of its rows."""
-    first = chunk.rows.start
-    return [
-        (slice(rows.start - first, rows.stop - first), codes)
-        for rows, codes in chunk.batches
-    ]
+def _encoded_batches(reader: NeuronReader) -> _Batches:
+    return list(reader.codes())
 
 
 def _of_held(

@@ -134,12 +134,12 @@ def ablation_fidelity(
     if loss is None:
         return _coefficients_of_determination(reader, ranks, draws, n_jobs)
     # Each loss takes an output for all samples, so that all codes have to be held.
-    held = HeldChunks.encode(reader, n_jobs)
     fidelity = {scheme: np.empty(len(reader.mlps)) for scheme in ranks}
-    for index in range(len(reader.mlps)):
-        recovered = _recovered_losses(held, index, ranks, draws[index], loss, n_jobs)
-        for scheme, value in recovered.items():
-            fidelity[scheme][index] = value
+    with HeldChunks.encoded(reader, n_jobs) as held:
+        for index in range(len(reader.mlps)):
+            recovered = _recovered_losses(held, index, ranks, draws[index], loss)
+            for scheme, value in recovered.items():
+                fidelity[scheme][index] = value
     return fidelity
 
 
@@ -279,7 +279,6 @@ def _recovered_losses(
     ranks: dict[str, int],
     draws: RowDraws,
     loss: Loss,
-    n_jobs: int | None,
 ) -> dict[str, float]:
     def network_loss(output: FloatArray) -> float:
         refuse_overflow(output, "the output")
@@ -297,13 +296,13 @@ def _recovered_losses(
             )
         return number
 
-    model = network_loss(held.outputs(n_jobs, network_outputs, index, True))
-    zero = network_loss(held.outputs(n_jobs, network_outputs, index, False))
+    model = network_loss(held.outputs(network_outputs, index, True))
+    zero = network_loss(held.outputs(network_outputs, index, False))
     if zero == model:
         return dict.fromkeys(ranks, math.nan)
     recovered = {}
     for scheme, rank in ranks.items():
-        output = held.outputs(n_jobs, ablated_outputs, index, scheme, rank, draws)
+        output = held.outputs(ablated_outputs, index, scheme, rank, draws)
         recovered[scheme] = 1.0 - (network_loss(output) - model) / (zero - model)
     return recovered
 

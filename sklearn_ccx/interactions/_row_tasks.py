@@ -84,26 +84,74 @@ class OverRows(Protocol):
         """The same for these rows."""
 
 
+class Workers:
+    """Workers of joblib that stay for several calls.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        As joblib takes it.
+    n_tasks : int
+        How many tasks there are in a call, at most.
+    """
+
+    def __init__(self, n_jobs: int | None, n_tasks: int) -> None:
+        n_workers = min(effective_n_jobs(n_jobs), n_tasks)
+        self._share = ThreadShare.of_this_process(n_workers)
+        self._parallel: Parallel | None = None
+        if n_workers > 1:
+            # Arrays that joblib writes to files are mapped so that torch can share
+            # them.
+            self._parallel = Parallel(n_jobs=n_workers, mmap_mode="c")
+
+    def __enter__(self) -> Self:
+        if self._parallel is not None:
+            self._parallel.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._parallel is not None:
+            self._parallel.__exit__(*error)
+
+    def run(
+        self,
+        function: Callable[..., _Result],
+        reader: OverRows,
+        tasks: Iterable[tuple[Any, ...]],
+    ) -> list[_Result]:
+        """Call ``function(reader_over_rows, *arguments)`` for each task.
+
+        What the workers are sent is the reader, which should pickle without
+        activations, and for each task where its rows lie or, if they lie in no file,
+        the rows.
+
+        Parameters
+        ----------
+        function : callable
+            Of a module.
+        reader : object
+            Has a method ``over(rows)``.
+        tasks : iterable of tuple
+            Rows of each task, and further arguments.
+        """
+        if self._parallel is None:
+            return [_run(function, reader, self._share, *task) for task in tasks]
+        run = delayed(_run)
+        results = self._parallel(
+            run(function, reader, self._share, *task) for task in tasks
+        )
+        return list(results)
+
+
 def run_tasks(
     function: Callable[..., _Result],
     reader: OverRows,
     tasks: Sequence[tuple[Any, ...]],
     n_jobs: int | None,
 ) -> list[_Result]:
-    """Call ``function(reader_over_rows, *arguments)`` for each ``(rows, *arguments)``.
-
-    What the workers are sent is the reader, which should pickle without activations,
-    and for each task where its rows lie or, if they lie in no file, the rows.
-    """
-    n_workers = min(effective_n_jobs(n_jobs), len(tasks))
-    share = ThreadShare.of_this_process(n_workers)
-    if n_workers == 1:
-        return [_run(function, reader, share, *task) for task in tasks]
-    # Arrays that joblib writes to files are mapped so that torch can share them.
-    parallel = Parallel(n_jobs=n_workers, mmap_mode="c")
-    return list(
-        parallel(delayed(_run)(function, reader, share, *task) for task in tasks)
-    )
+    """:meth:`Workers.run` for workers that go when they are done."""
+    with Workers(n_jobs, len(tasks)) as workers:
+        return workers.run(function, reader, tasks)
 
 
 class PairwiseSum:

@@ -77,13 +77,16 @@ ANALYSES = {
 
 @pytest.fixture
 def n_over(monkeypatch):
-    """Counts tasks."""
-    counts = []
+    """Counts the rows of tasks, and sees which threads run them."""
+    counts, threads = [], set()
     over = NeuronReader.over
 
     def spy(self, rows):
         counts.append(len(rows))
+        threads.add(threading.get_ident())
         return over(self, rows)
+
+    monkeypatch.setattr(NeuronReader, "threads", threads, raising=False)
 
     monkeypatch.setattr(NeuronReader, "over", spy)
     return counts
@@ -93,12 +96,14 @@ def n_over(monkeypatch):
 @pytest.mark.parametrize("n_jobs", [2, 3, -1])
 def test_threads_give_the_same_bits(ccx, acts, analysis, n_jobs, n_over):
     expected = ANALYSES[analysis](ccx, acts)
-    n_tasks = len(n_over)
+    assert NeuronReader.threads == {threading.get_ident()}
+    NeuronReader.threads.clear()
     with joblib.parallel_config("threading"):
         found = ANALYSES[analysis](ccx, acts, n_jobs=n_jobs)
     assert_array_equal(found, expected)
+    assert len(n_over) >= 6
     if n_jobs > 1:
-        assert len(n_over) > 2 * n_tasks
+        assert threading.get_ident() not in NeuronReader.threads
 
 
 @pytest.mark.parametrize("analysis", ANALYSES)
