@@ -24,13 +24,14 @@ PACKAGE = Path(sklearn_ccx.__file__).parent
 FLOORS = [
     {"__init__"},
     {"plotting"},
-    {"inspection", "model_selection", "datasets"},
+    {"inspection", "model_selection", "datasets", "persistence"},
     {"clustering", "sleepers", "proofs"},
     {"interactions"},
     {"coders"},
     {"lm"},
     {"activations", "networks"},
-    {"_engine", "_validation", "_sklearn_compat"},
+    {"_storage"},
+    {"_engine", "_validation", "_sklearn_compat", "_version"},
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 

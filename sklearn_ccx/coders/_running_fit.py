@@ -172,6 +172,12 @@ class RunningFit(Watcher):
             row["validation_loss"] = self._run.validation_losses[-1]
         return row
 
+    @property
+    def n_passes_done(self) -> int:
+        """How many passes have ended."""
+        assert self._run is not None
+        return len(self._run.reports)
+
     def key(self) -> str:
         """A digest of all that decides about the result of the fit.
 
