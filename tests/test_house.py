@@ -29,7 +29,7 @@ FLOORS = [
     {"interactions"},
     {"coders"},
     {"lm"},
-    {"activations", "networks"},
+    {"activations", "callbacks", "networks"},
     {"_storage"},
     {"_engine", "_validation", "_sklearn_compat", "_version"},
 ]

@@ -7,12 +7,12 @@ from typing import Any
 from .._engine._tensors import numpy_tree, tensor_tree
 from .._storage import read_tree, write_tree
 from .._validation import check_int, check_path
-from ._running_fits import RunningFit, check_supported, running_fit
+from ._base import CoderCallback, RunningFit
 
 _KIND = "checkpoint"
 
 
-class Checkpoint:
+class Checkpoint(CoderCallback):
     """Callback from which a fit that was killed goes on, and ends in the same bits.
 
     Every so many steps the whole state of the fit is written to a file: weights, the
@@ -75,31 +75,43 @@ class Checkpoint:
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, every: int = 1000) -> None:
-        check_supported(self)
+        super().__init__()
         self.directory = check_path(directory, "directory", of="directory")
         self.every = check_int(every, "every")
         self._of_last_call: Path | None = None
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Make the directory; called by the fit of the estimator."""
-        running_fit(estimator, self)
+        """Make the directory; called by the estimator.
+
+        Parameters
+        ----------
+        estimator : InteractionCrosscoder or InteractionSAE
+            The estimator that is fitted.
+
+        context : sklearn.callback.CallbackContext
+            The task.
+        """
+        super().setup(estimator, context)
         self.directory.mkdir(parents=True, exist_ok=True)
 
-    def teardown(self, estimator: Any, context: Any) -> None:
-        """Do nothing; called by the fit of the estimator."""
-
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Go on from a file if there is one; called by the fit of the estimator."""
+        """Go on from a file if there is one; called by the estimator.
+
+        Parameters
+        ----------
+        estimator : InteractionCrosscoder or InteractionSAE
+            The estimator that is fitted.
+
+        context : sklearn.callback.CallbackContext
+            The task.
+        """
         if context.task_name != "fit":
             return
-        running = running_fit(estimator, self)
+        running = self._running_fit(estimator)
         file = self.directory / f"{running.method}-{running.key()}.safetensors"
         if file.exists():
             running.go_on_from(tensor_tree(read_tree(file, _KIND)))
         running.listen(self.every, lambda: self._write(running, file))
-
-    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Do nothing; called by the fit of the estimator."""
 
     def _write(self, running: RunningFit, file: Path) -> None:
         write_tree(file, numpy_tree(running.state), _KIND)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .._validation import shown
-from ._running_fits import check_supported, running_fit
+from ._base import CoderCallback
 
 
-class MetricsLogger:
+class MetricsLogger(CoderCallback):
     """Callback that hands each row of `history_` to a function, while the fit runs.
 
     Parameters
@@ -42,23 +42,22 @@ class MetricsLogger:
     """
 
     def __init__(self, log: Callable[[dict[str, float]], Any]) -> None:
-        check_supported(self)
+        super().__init__()
         if not callable(log):
             raise TypeError(f"log must be callable as log(row); got {shown(log)}.")
         self.log = log
 
-    def setup(self, estimator: Any, context: Any) -> None:
-        """Check that the estimator is a coder; called by its fit."""
-        running_fit(estimator, self)
-
-    def teardown(self, estimator: Any, context: Any) -> None:
-        """Do nothing; called by the fit of the estimator."""
-
-    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Do nothing; called by the fit of the estimator."""
-
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Log a pass that has ended; called by the fit of the estimator."""
+        """Log a pass that has ended; called by the estimator.
+
+        Parameters
+        ----------
+        estimator : InteractionCrosscoder or InteractionSAE
+            The estimator that is fitted.
+
+        context : sklearn.callback.CallbackContext
+            The task.
+        """
         if context.task_name == "pass":
-            running = running_fit(estimator, self)
+            running = self._running_fit(estimator)
             self.log({"pass": running.n_passes_done, **running.metrics})
