@@ -221,7 +221,7 @@ def _check_kind(metadata: dict[str, str], kind: str) -> None:
         )
     if found != _format(kind):
         raise DamagedError(
-            f"it holds a {found.removeprefix(_format(''))}, not a {kind}"
+            f"it is of the kind {found.removeprefix(_format(''))!r}, not {kind!r}"
         )
     if metadata.get("sha256") != _signature(metadata):
         raise DamagedError(

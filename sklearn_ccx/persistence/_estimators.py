@@ -18,6 +18,7 @@ from sklearn.cluster import (
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
     MaxAbsScaler,
@@ -126,23 +127,22 @@ def _advice(value: Any) -> str:
     if isinstance(value, type):
         return "it is a class; pass an instance of it"
     name = type(value).__name__
-    if hasattr(value, "best_estimator_"):
-        return (
-            f"a {name} cannot be read without pickle; save its best_estimator_, or "
-            "pass it on in a FrozenEstimator"
-        )
     if isinstance(value, (*_OWN, *_OF_SCIKIT_LEARN)):
         return f"{name} is a class of your own, which load would not know"
+    if isinstance(value, GridSearchCV | RandomizedSearchCV):
+        return (
+            "searches cannot be read without pickle; save the best_estimator_, and "
+            "where others hold the search, FrozenEstimator(search.best_estimator_)"
+        )
     if isinstance(value, BaseEstimator):
         known = ", ".join(kind.__name__ for kind in (*_OWN, *_OF_SCIKIT_LEARN))
         return (
-            f"a {name} cannot be read without pickle; of estimators, {known} can. "
-            "Leave it out, or use joblib.dump, and load the result only where you "
-            "trust its source"
+            f"of estimators, these can be read without pickle: {known}. Leave {name} "
+            "out, or use joblib.dump, and load that only where you trust its source"
         )
     return (
-        f"a {name} cannot be read without pickle; estimators, MLPWeights, numbers, "
-        "strings and arrays can"
+        "estimators, MLPWeights, numbers, strings, arrays and lists and dictionaries "
+        "of these can be read without pickle"
     )
 
 
