@@ -144,10 +144,17 @@ def load(
     ...     sklearn_ccx.load(path)
     MLPWeights(d=8, n_neurons=32, d_out=8, activation='relu', site=0)
     """
-    return read_tree(
-        check_file_path(path, "path"),
+    file = check_file_path(path, "path")
+    estimator = read_tree(
+        file,
         _KIND,
         registry=REGISTRY,
         verify=check_bool(verify, "verify"),
         map_arrays=check_bool(mmap, "mmap"),
     )
+    if type(estimator) not in ESTIMATORS:
+        raise ValueError(
+            f"path={str(file)!r} cannot be loaded: it holds "
+            f"{type(estimator).__name__}, which is no estimator."
+        )
+    return estimator

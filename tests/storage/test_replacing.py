@@ -61,6 +61,33 @@ def test_directories(tmp_path):
         write(tmp_path / "missing" / "file", b"")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such files")
+def test_devices_stay_what_they_are(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"path=.*pipe.* is no file but a device"):
+        write(tmp_path / "pipe", b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no directories to flush")
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_file_system_that_cannot_flush_directories(tmp_path, monkeypatch, code):
+    real_sync = os.fsync
+
+    def sync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        real_sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    if code == errno.EINVAL:
+        write(tmp_path / "file", b"new")
+    else:
+        with pytest.raises(OSError, match="Input/output error"):
+            write(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no umask")
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
 def test_modes_follow_the_umask(tmp_path, umask, mode):
