@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ class Saver:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            cwd=Path(__file__).parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert self.process.stdout.readline() == "ready\n"
@@ -55,11 +57,6 @@ class Saver:
         self.process.stdin.close()
         self.process.wait(60)
         self.process.stdout.close()
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "estimator.safetensors"
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Files that are not what was written: one error, which says what is wrong."""
 
-import hashlib
-import json
 import pickle
 
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sklearn_ccx._storage import read_tree, write_tree
+from tests.storage.editing import edit, read_parts, write_parts
 from tests.storage.equality import assert_same
 
 TREE = {"a": np.arange(6.0).reshape(2, 3), "b": [1, "x", None], "c": np.array(["ab"])}
@@ -19,36 +18,6 @@ def path(tmp_path):
     path = tmp_path / "tree.safetensors"
     write_tree(path, TREE, "tree")
     return path
-
-
-def read_parts(path):
-    """The header of a file, and its bytes after it."""
-    data = path.read_bytes()
-    first = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:first]), data[first:]
-
-
-def write_parts(path, header, body):
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
-
-
-def sign(metadata):
-    """The checksum that the header of an edited file would have to have."""
-    names = ("format", "format_version", "package_version", "tree")
-    text = json.dumps([metadata[name] for name in names])
-    metadata["sha256"] = hashlib.sha256(text.encode()).hexdigest()
-
-
-def edit(path, change):
-    """Edit the tree of a file, and sign it anew, as somebody could who means harm."""
-    header, body = read_parts(path)
-    metadata = header["__metadata__"]
-    document = json.loads(metadata["tree"])
-    change(document)
-    metadata["tree"] = json.dumps(document)
-    sign(metadata)
-    write_parts(path, header, body)
 
 
 def assert_refused(path, match, **kwargs):

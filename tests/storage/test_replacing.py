@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from sklearn_ccx._storage import replacing
+from sklearn_ccx._storage import _replacing, replacing
 
 
 def write(path, data):
@@ -136,6 +136,25 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_pat
         assert path.read_bytes() == b"second"
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no locks that end")
+def test_what_was_taken_for_abandoned_before_it_was_locked_is_begun_anew(
+    tmp_path, monkeypatch
+):
+    real_lock, begun = _replacing._lock, []
+
+    def lock(file, *, wait):
+        if wait and not begun:
+            os.unlink(file.name)
+        begun.append(file.name)
+        return real_lock(file, wait=wait)
+
+    monkeypatch.setattr(_replacing, "_lock", lock)
+    write(tmp_path / "file", b"data")
+    assert len(set(begun)) == 2
+    assert (tmp_path / "file").read_bytes() == b"data"
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_two_at_once_do_not_meet(tmp_path):
