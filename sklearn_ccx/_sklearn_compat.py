@@ -22,7 +22,10 @@ from sklearn.utils.validation import _num_samples as num_samples
 
 try:
     from sklearn.callback import CallbackSupportMixin
+
+    HAS_CALLBACKS = True
 except ImportError:  # before 1.9 there are no callbacks
+    HAS_CALLBACKS = False
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands for support of callbacks where scikit-learn has none."""
@@ -30,6 +33,7 @@ except ImportError:  # before 1.9 there are no callbacks
 
 __all__ = [
     "CALLBACK_ATTRIBUTES",
+    "HAS_CALLBACKS",
     "REQUESTS_ATTRIBUTE",
     "CallbackSupportMixin",
     "HasMethods",

@@ -317,8 +317,8 @@ def check_text(text: Any, name: str) -> str:
     return text
 
 
-def check_file_path(value: Any, name: str) -> Path:
-    """The path of a file.
+def check_path(value: Any, name: str, *, of: str = "file") -> Path:
+    """The path of a file or of a directory.
 
     Raises
     ------
@@ -331,7 +331,7 @@ def check_file_path(value: Any, name: str) -> Path:
         value = os.fspath(value)
     if not isinstance(value, str):
         raise TypeError(
-            f"{name} must be the path of a file, as a str or a pathlib.Path; got "
+            f"{name} must be the path of a {of}, as a str or a pathlib.Path; got "
             f"{shown(value)}."
         )
     try:

@@ -30,7 +30,7 @@ FLOORS = [
     {"pretrained"},
     {"coders"},
     {"lm"},
-    {"activations", "networks"},
+    {"activations", "callbacks", "networks"},
     {"_storage"},
     {"_engine", "_validation", "_sklearn_compat", "_version"},
 ]

@@ -12,6 +12,7 @@ except ImportError as error:
 
 from ..activations import Harvest, ShardedActivations, load_harvest
 from ._harvest import harvest
+from ._harvest_stream import harvest_stream
 from ._mlp_weights import mlp_weights
 from ._patched_loss import patched_loss
 from ._routed_experts import routed_experts
@@ -21,6 +22,7 @@ __all__ = [
     "Harvest",
     "ShardedActivations",
     "harvest",
+    "harvest_stream",
     "load_harvest",
     "mlp_weights",
     "patched_loss",

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from .._storage import read_tree, write_tree
-from .._validation import check_bool, check_file_path, shown
+from .._validation import check_bool, check_path, shown
 from ._estimators import ESTIMATORS, REGISTRY
 
 _KIND = "estimator"
@@ -80,7 +80,7 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
             f"estimator cannot be saved: {shown(estimator)}: "
             f"{REGISTRY.advice(estimator)}."
         )
-    file = check_file_path(path, "path")
+    file = check_path(path, "path")
     write_tree(file, estimator, _KIND, registry=REGISTRY, root="estimator")
 
 
@@ -146,7 +146,7 @@ def load(
     ...     sklearn_ccx.load(path)
     MLPWeights(d=8, n_neurons=32, d_out=8, activation='relu', site=0)
     """
-    file = check_file_path(path, "path")
+    file = check_path(path, "path")
     estimator = read_tree(
         file,
         _KIND,

@@ -46,6 +46,7 @@ from sklearn_ccx import (
     save,
 )
 from sklearn_ccx._sklearn_compat import CALLBACK_ATTRIBUTES
+from sklearn_ccx.callbacks import MetricsLogger
 from sklearn_ccx.persistence import _estimators
 from sklearn_ccx.pretrained._sample_norms import sample_norm_transformer
 from tests.conftest import make_mlp
@@ -353,10 +354,25 @@ def test_all_ways_to_load_are_the_same(path, X, mmap, verify):
 
 def test_callbacks_are_left_out(path, X):
     sae = InteractionSAE(**FIT, random_state=0).fit(X)
-    for name in CALLBACK_ATTRIBUTES:
+    for name in _estimators._TRANSIENT:
         setattr(sae, name, [object()])
     save(sae, path)
-    assert not CALLBACK_ATTRIBUTES & vars(load(path)).keys()
+    assert not _estimators._TRANSIENT & vars(load(path)).keys()
+
+
+def test_a_fit_can_be_saved_while_it_runs(path, X):
+    pytest.importorskip("sklearn.callback")
+    fitted, seen = InteractionSAE(**FIT, random_state=0).fit(X), []
+
+    def keep(row):
+        save(sae, path)
+        seen.append(row)
+
+    sae = InteractionSAE(**FIT, random_state=0).set_callbacks(MetricsLogger(keep))
+    sae.fit(X)
+    assert len(seen) == sae.n_iter_
+    save(sae, path)
+    assert_same(load(path), fitted)
 
 
 @pytest.mark.parametrize(
