@@ -1,5 +1,6 @@
 """Write a file so that its name always stands for a complete one."""
 
+import errno
 import os
 import secrets
 import sys
@@ -31,14 +32,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises
     ------
     ValueError
-        If `path` is a directory.
+        If `path` is a directory or a device.
     OSError
         If the file cannot be written; it names `path`.
     """
-    if path.is_dir():
-        raise ValueError(
-            f"path={str(path)!r} is a directory; name a file, which may be in it."
-        )
+    _check_is_file(path)
     try:
         _remove_abandoned(path)
         unfinished, file = _begin(path)
@@ -55,13 +53,25 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 unfinished.unlink()
             raise
-        _sync_directory(path.parent)
     except OSError as error:
+        if error.errno is None:
+            raise
         raise OSError(
             error.errno,
             f"{error.strerror or error}; what was there before is unchanged",
             str(path),
         ) from error
+    _sync_directory(path.parent)
+
+
+def _check_is_file(path: Path) -> None:
+    """Raise if a file of this name would take the place of something else."""
+    if path.is_dir():
+        raise ValueError(
+            f"path={str(path)!r} is a directory; name a file, which may be in it."
+        )
+    if path.exists() and not path.is_file():
+        raise ValueError(f"path={str(path)!r} is no file but a device; name a file.")
 
 
 def _begin(path: Path) -> tuple[Path, BinaryIO]:
@@ -115,9 +125,12 @@ else:
         return True
 
     def _sync_directory(directory: Path) -> None:
-        """Have the new name of a file on the disk."""
+        """Have the new name of a file on the disk, where the file system can."""
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(descriptor)

@@ -119,7 +119,10 @@ def decode(node: Node, read_array: ReadArray, registry: Registry) -> Any:
     DamagedError
         If the node is not one that :func:`encode` makes.
     """
-    return _Decoder(registry.by_tag(), read_array).value(node, "")
+    try:
+        return _Decoder(registry.by_tag(), read_array).value(node, "")
+    except RecursionError:
+        raise DamagedError("its tree is too deep") from None
 
 
 @dataclass
@@ -244,7 +247,8 @@ class _Encoder:
         return name
 
     def _refused(self, value: Any, path: str, reason: str = "") -> TypeError:
-        reason = reason or f"{shown(value)}: {self.advice(value)}"
+        if not reason:
+            reason = f"{' '.join(shown(value).split())}: {self.advice(value)}"
         return TypeError(f"{self._place(path)} cannot be saved: {reason}.")
 
     def _place(self, path: str) -> str:
@@ -264,12 +268,13 @@ class _Decoder:
             return self._items(node, path)
         try:
             return self._tagged(node, path)
-        except DamagedError:
+        except (DamagedError, MemoryError, RecursionError, Warning):
             raise
-        except (ArithmeticError, AttributeError, LookupError) as error:
-            raise DamagedError(_problem(path, f"{error!r}")) from error
         except (TypeError, ValueError) as error:
             raise DamagedError(_problem(path, str(error))) from error
+        except Exception as error:  # codecs are handed what the file says
+            problem = f"there is something that is never written: {error!r}"
+            raise DamagedError(_problem(path, problem)) from error
 
     def _tagged(self, node: Node, path: str) -> Any:
         kind = node["type"]

@@ -148,6 +148,7 @@ class _Reader:
     """An open file, of which everything but the bytes of the tensors is verified."""
 
     file: BinaryIO
+    writer: str
     node: Any
     checksums: dict[str, str]
     tensors: dict[str, Tensor]
@@ -171,7 +172,8 @@ class _Reader:
         if map_arrays:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             buffer = memoryview(mapped)
-        return cls(file, node, checksums, tensors, buffer)
+        writer = metadata["package_version"]
+        return cls(file, writer, node, checksums, tensors, buffer)
 
     def read(self, registry: Registry, *, verify: bool) -> Any:
         def array_of(
@@ -184,7 +186,15 @@ class _Reader:
                 )
             return array
 
-        return decode(self.node, array_of, registry)
+        try:
+            return decode(self.node, array_of, registry)
+        except DamagedError as error:
+            if self.writer == __version__:
+                raise
+            raise DamagedError(
+                f"{error}; it was written by sklearn_ccx {self.writer}, this is "
+                f"{__version__}"
+            ) from error
 
     def _array(
         self, name: str, dtype: np.dtype[Any], *, fortran: bool
@@ -221,7 +231,7 @@ def _check_kind(metadata: dict[str, str], kind: str) -> None:
         )
     if found != _format(kind):
         raise DamagedError(
-            f"it holds a {found.removeprefix(_format(''))}, not a {kind}"
+            f"it is of the kind {found.removeprefix(_format(''))!r}, not {kind!r}"
         )
     if metadata.get("sha256") != _signature(metadata):
         raise DamagedError(

