@@ -25,9 +25,9 @@ from sklearn.pipeline import make_pipeline
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import sklearn_ccx as ccx
-from sklearn_ccx import datasets, inspection, lm, model_selection, pretrained
+from sklearn_ccx import callbacks, datasets, inspection, lm, model_selection, pretrained
 from sklearn_ccx._validation import as_numpy
-from sklearn_ccx.activations import load_harvest
+from sklearn_ccx.activations import ActivationStream, load_harvest
 from sklearn_ccx.coders import find_coder
 from sklearn_ccx.pretrained._sample_norms import sample_norm_transformer
 from tests.conftest import make_mlp
@@ -725,6 +725,13 @@ def _language_model_doors():
             "attention_mask": np.array([[1, 1, 1], [0, 1, 1]]),
         },
     )
+    stream = {"model": _language_model(), "inputs": IDS, "batch_size": 2}
+    yield Door(
+        "harvest_stream",
+        _rows_of_stream,
+        lambda: _arguments(lm.harvest_stream, **stream, max_length=10, buffer_size=5),
+        ("harvest_stream",),
+    )
     yield Door(
         "load_harvest",
         _load,
@@ -910,6 +917,49 @@ def _display_doors():
 
 
 @cache
+def _callback_doors():
+    yield Door(
+        "Checkpoint",
+        lambda **arguments: _fit_with(callbacks.Checkpoint(**arguments)),
+        lambda: {"directory": Path("checkpoints"), "every": 1},
+        ("Checkpoint",),
+        paths=("directory",),
+    )
+    yield Door(
+        "MetricsLogger",
+        lambda log: _fit_with(callbacks.MetricsLogger(log)),
+        lambda: {"log": [].append},
+        ("MetricsLogger",),
+    )
+
+
+def _fit_with(callback):
+    coder = ccx.InteractionSAE(**_FIT).set_callbacks(callback)
+    return coder.fit(_X()).components_
+
+
+def _stream_doors():
+    rows = {"read": lambda start, stop: _X()[start:stop], "n_samples": 20}
+    yield Door(
+        "ActivationStream",
+        lambda **arguments: ccx.InteractionSAE(**_FIT).fit(
+            ActivationStream(**arguments)
+        ),
+        lambda: rows | {"buffer_size": 12},
+        ("ActivationStream",),
+    )
+    yield Door(
+        "ActivationStream.buffer",
+        lambda index: ActivationStream(**rows, buffer_size=8).buffer(index),
+        lambda: {"index": 1},
+        ("ActivationStream.buffer",),
+    )
+
+
+def _rows_of_stream(**arguments):
+    return lm.harvest_stream(**arguments).buffer(0)
+
+
 def doors() -> dict[str, Door]:
     """All doors by name."""
     transformers.utils.logging.set_verbosity_error()
@@ -925,6 +975,8 @@ def doors() -> dict[str, Door]:
         *_dataset_doors(),
         *_display_doors(),
         *_pretrained_doors(),
+        *_callback_doors(),
+        *_stream_doors(),
         *_language_model_doors(),
     ]
     assert len({door.name for door in table}) == len(table)
@@ -943,12 +995,15 @@ NO_DOORS = {
     "PretrainedDictionary": RESULTS,
     "ShardedActivations": "made by harvest and load_harvest",
 }
+# Methods of callbacks, which estimators call with arguments of their own.
+HOOKS = {"setup", "teardown", "on_fit_task_begin", "on_fit_task_end"}
 # Methods that the estimators inherit from scikit-learn as they are, and that pass
 # nothing on to code of this package. scikit-learn checks none of their arguments.
 OF_SCIKIT_LEARN = {
     "get_feature_names_out",
     "get_metadata_routing",
     "get_params",
+    "set_callbacks",
     "set_decision_function_request",
     "set_fit_request",
     "set_output",
