@@ -10,7 +10,7 @@ except ImportError as error:
         "sklearn_ccx.lm needs transformers; pip install 'sklearn-ccx[lm]'."
     ) from error
 
-from ..activations import Harvest, ShardedActivations, load_harvest
+from ..activations import Harvest, ShardedActivations, concatenate_sites, load_harvest
 from ._harvest import harvest
 from ._mlp_weights import mlp_weights
 from ._patched_loss import patched_loss
@@ -19,6 +19,7 @@ from ._sites import site_names
 __all__ = [
     "Harvest",
     "ShardedActivations",
+    "concatenate_sites",
     "harvest",
     "load_harvest",
     "mlp_weights",

@@ -47,6 +47,7 @@ def test_public_face():
     assert sorted(activations.__all__) == [
         "Harvest",
         "ShardedActivations",
+        "concatenate_sites",
         "load_harvest",
     ]
 
