@@ -56,13 +56,14 @@ def locked(folder: Path, while_waiting: Callable[[], object]) -> Iterator[None]:
 def _wait_for(path: Path, while_waiting: Callable[[], object]) -> int:
     start, pause, told = time.monotonic(), _FIRST_PAUSE, False
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _opened(path)
         try:
             got = _try_lock(descriptor, path)
             # Its holder removes the file at the end: then another one counts.
             if got and _is_same_file(descriptor, path):
-                os.truncate(descriptor, 0)
-                os.write(descriptor, _own_name().encode())
+                with suppress(OSError):  # the name is for others' messages only
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, _own_name().encode())
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -81,6 +82,17 @@ def _wait_for(path: Path, while_waiting: Callable[[], object]) -> int:
             )
         time.sleep(pause)
         pause = min(2 * pause, _LAST_PAUSE)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{str(path.parent)!r} cannot be written to: {error.strerror}. What it "
+            "holds is as it was",
+        ) from error
 
 
 def _free(path: Path, descriptor: int) -> None:

@@ -98,7 +98,7 @@ class ShardDirectory:
         manifest = {"format": FORMAT, "settings": dict(settings), "shards": shards}
         directory = cls(path, manifest)
         with directory._says_what_is_kept(MANIFEST):
-            directory._write_manifest()
+            directory._write_manifest(manifest)
         return directory
 
     @classmethod
@@ -167,8 +167,9 @@ class ShardDirectory:
                     "n_bytes": unfinished.stat().st_size,
                     "sha256": _sha256(unfinished),
                 }
-            self._shards[number] |= found
-            self._write_manifest()
+            shards = list(self._shards)
+            shards[number] = shards[number] | found
+            self._write_manifest(self._manifest | {"shards": shards})
 
     def verify(self, *, checksums: Collection[int] | None = None) -> None:
         """Check the finished shards against the manifest.
@@ -287,10 +288,11 @@ class ShardDirectory:
             "room for the others, the same call goes on with them",
         ) from cause
 
-    def _write_manifest(self) -> None:
-        text = json.dumps(self._manifest, indent=1, default=int)  # numpy's integers
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
+        text = json.dumps(manifest, indent=1, default=int)  # numpy's integers
         with written_whole(self.path / MANIFEST) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
+        self._manifest = manifest
 
 
 def _check_folder(path: Path) -> None:

@@ -45,10 +45,12 @@ def validated(
     Those in shards are finite and are not read. Half-precision arrays, which may be
     memory maps, stay as they are: they are converted batch by batch.
     """
-    if isinstance(X, ShardedActivations):
-        _check_n_samples(estimator, len(X), ensure_min_samples)
-        return validate_data(estimator, X, reset=reset, skip_check_array=True)
     checks: dict[str, Any] = {"ensure_min_samples": ensure_min_samples}
+    if isinstance(X, ShardedActivations):
+        in_place_of_X = np.broadcast_to(X.dtype.type(0), X.shape)  # takes no memory
+        checks |= {"dtype": None, "ensure_all_finite": False}
+        validate_data(estimator, in_place_of_X, reset=reset, **checks)
+        return X
     if not (isinstance(X, np.ndarray) and X.dtype == np.float16):
         with errors_of_conversion("X"):
             return validate_data(estimator, X, reset=reset, dtype=DTYPES, **checks)
@@ -62,11 +64,3 @@ def validated(
                 f"{batch.stop - 1}; {type(estimator).__name__} takes finite numbers."
             )
     return X
-
-
-def _check_n_samples(estimator: BaseEstimator, n_samples: int, minimum: int) -> None:
-    if n_samples < minimum:
-        raise ValueError(
-            f"X has {n_samples} sample(s), but {type(estimator).__name__} needs at "
-            f"least {minimum}."
-        )

@@ -14,10 +14,11 @@ from numpy.testing import assert_array_equal
 
 from sklearn_ccx.activations import (
     ShardedActivations,
+    _sharded,
+    _stored_rows,
     concatenate_sites,
     load_harvest,
 )
-from sklearn_ccx.activations import _sharded, _stored_rows
 from tests.activations.directories import write_directory
 
 LENGTHS = (4, 0, 7, 1, 11)
