@@ -92,6 +92,7 @@ class ShardDirectory:
         if (path / MANIFEST).exists():
             directory = cls.open(path)
             directory._check_settings(settings)
+            directory._check_lengths(shard_lengths)
             return directory
         _make_folder(path)
         shards = [{"n_tokens": n, "n_bytes": 0, "sha256": None} for n in shard_lengths]
@@ -264,6 +265,14 @@ class ShardDirectory:
                 f"out={str(self.path)!r} was written with other settings: "
                 f"{'; '.join(texts)}. Name another directory or repeat the call "
                 "that began it."
+            )
+
+    def _check_lengths(self, shard_lengths: list[int]) -> None:
+        if [shard["n_tokens"] for shard in self._shards] != shard_lengths:
+            raise ValueError(
+                f"{self.path / MANIFEST} has other numbers of tokens than the shards "
+                "of these inputs, and was changed: restore it, or name another "
+                "directory."
             )
 
     @contextmanager

@@ -119,7 +119,7 @@ def test_a_malformed_manifest_is_one_clear_error(path, name, verify):
         (b'{"format": ["sklearn_ccx harvest 1"]}', "has the format "),
         (
             b'{"format": "sklearn_ccx harvest 2"}',
-            "has the format .*; this version reads",
+            "has the format .*this version rea",
         ),
     ],
 )
@@ -194,7 +194,7 @@ EDITED = {
     "other tokens": (set_item("shards", 0, "n_tokens", 5), "has token_ids of dtype"),
     "shards swapped": (
         lambda m: m["shards"].reverse(),
-        r"has \d+ bytes instead of \d+",
+        r"has \d+ bytes instead",
     ),
     "shard dropped": (drop_item("shards", 1), r"shard-00001\.safetensors is not in"),
     "shard added": (
@@ -216,7 +216,9 @@ def test_an_edited_manifest_does_not_agree_with_the_shards(path, name, verify):
     with pytest.raises(ValueError, match=message):
         load_harvest(path, verify=verify)
     # Going on with it is no way around.
-    with pytest.raises(ValueError, match=f"other settings|{message}"):
+    with pytest.raises(
+        ValueError, match=f"other settings|other numbers of tok|{message}"
+    ):
         ShardDirectory.create(path, SETTINGS | {"batch_size": 2}, [6, 4]).verify()
 
 
@@ -431,3 +433,10 @@ def test_a_folder_of_other_files_stays_as_it_was(tmp_path):
         pass
     with pytest.raises(ValueError, match=r"has no manifest\.json"):
         load_harvest(tmp_path / "file")
+
+
+def test_going_on_with_other_lengths_is_refused(path):
+    shard(path, 1).unlink()
+    edit(path, set_item("shards", 1, "n_tokens", 5))
+    with pytest.raises(ValueError, match="has other numbers of tokens than the shards"):
+        ShardDirectory.create(path, SETTINGS, list(LENGTHS))
