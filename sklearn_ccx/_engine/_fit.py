@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ._data import Rows, TrainingData, spread
 from ._evaluation import Evaluation, evaluate, mean_loss
 from ._model import CrosscoderModel
 from ._settings import FitSettings
 from ._trainer import DivergenceError, PassReport, Trainer, copied
+from ._watcher import Watcher
 from .activations import (
     BatchTopK,
     CodeActivation,
@@ -42,6 +43,10 @@ class UserWeights(NamedTuple):
     encoder_intercept: FloatArray
     components: FloatArray
     threshold: float | FloatArray
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """The weights by name."""
+        return {name: np.asarray(value) for name, value in self._asdict().items()}
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,10 @@ class Training:
         Takes the steps.
     scales : LossScales
         What the losses are divided by.
+    reports : list of PassReport
+        Of the passes so far.
     validation_losses : list of float
-        Held-out loss after each pass, with held-out rows.
+        Held-out loss after each of them, with held-out rows.
     diverged_in_pass : int or None
         The pass, from 1, that was undone since it diverged.
     """
@@ -123,8 +130,11 @@ class Training:
             ],
         )
         self.trainer = Trainer(self.model, self._objective, settings, generator)
+        self.reports: list[PassReport] = []
         self.validation_losses: list[float] = []
         self.diverged_in_pass: int | None = None
+        self._stopping = EarlyStopping(settings.tol, settings.n_iter_no_change)
+        self._is_stopped = False
 
     @classmethod
     def begin(
@@ -199,36 +209,75 @@ class Training:
         """Everything that :meth:`resume` needs besides data, MLPs and settings."""
         return self.trainer.state_dict()
 
+    def run_state(self) -> dict[str, Any]:
+        """Where :meth:`run` is: what a run of the same fit has to be given to go on."""
+        return {
+            "trainer": self.trainer.state_dict(),
+            "reports": [asdict(report) for report in self.reports],
+            "validation_losses": list(self.validation_losses),
+            "stopping": self._stopping.state_dict(),
+            "is_stopped": self._is_stopped,
+            "diverged_in_pass": self.diverged_in_pass,
+        }
+
+    def load_run_state(self, state: dict[str, Any]) -> None:
+        """Go to where :meth:`run_state` was, which :meth:`run` then goes on from."""
+        self.trainer.load_state_dict(state["trainer"])
+        self.reports = [PassReport(**report) for report in state["reports"]]
+        self.validation_losses = list(state["validation_losses"])
+        self._stopping.load_state_dict(state["stopping"])
+        self._is_stopped = state["is_stopped"]
+        self.diverged_in_pass = state["diverged_in_pass"]
+
     def run(
         self,
         rows: Rows,
         n_passes: int,
         validation_rows: Rows | None = None,
+        watcher: Watcher | None = None,
     ) -> dict[str, FloatArray]:
         """Train for some passes, fewer if held-out loss stalls or training diverges.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            The rows to train on.
+        n_passes : int
+            How many passes there shall be, with those that a state was loaded of.
+        validation_rows : ndarray of int or None
+            Held-out rows.
+        watcher : Watcher or None
+            What is told of steps and passes, and may end the run.
 
         Returns
         -------
         dict of ndarray
             The entries of :class:`PassReport`, one number for each pass.
         """
-        settings, trainer = self._settings, self.trainer
-        reports: list[PassReport] = []
-        stopping = EarlyStopping(settings.tol, settings.n_iter_no_change)
+        settings, watcher = self._settings, watcher or Watcher()
+        n_steps = math.ceil(len(rows) / settings.batch_size)
         progress = tqdm(
-            total=n_passes * math.ceil(len(rows) / settings.batch_size),
+            total=n_passes * n_steps,
+            initial=len(self.reports) * n_steps + self.trainer.n_steps_of_pass,
             desc=settings.progress,
             unit="step",
             disable=settings.progress is None,
         )
+
+        def on_step() -> None:
+            progress.update()
+            watcher.on_step()
+
         with progress:
-            for i_pass in range(n_passes):
+            while len(self.reports) < n_passes and not self._is_stopped:
+                watcher.on_pass_begin(n_steps)
                 try:
-                    report = trainer.run_pass(self._data.load, rows, progress.update)
+                    report = self.trainer.run_pass(self._data.load, rows, on_step)
                 except DivergenceError:
-                    self.diverged_in_pass = i_pass + 1
+                    self.diverged_in_pass = len(self.reports) + 1
+                    self._is_stopped = True
                     break
-                reports.append(report)
+                self.reports.append(report)
                 progress.set_postfix(
                     loss=f"{report.loss:.3f}",
                     FVU=f"{report.fvu:.3f}",
@@ -240,12 +289,20 @@ class Training:
                     batches = self._batches(validation_rows)
                     loss = mean_loss(self.model, batches, self._objective)
                     self.validation_losses.append(loss)
-                    if stopping.should_stop(loss, self.model.state_dict):
-                        break
-        if stopping.best_weights is not None:
-            self.model.load_state_dict(stopping.best_weights)
+                    self._is_stopped = self._stopping.should_stop(
+                        loss, self.model.state_dict
+                    )
+                if watcher.on_pass_end(report):
+                    self._is_stopped = True
+        if self._stopping.best_weights is not None:
+            self.model.load_state_dict(self._stopping.best_weights)
+        return self.history()
+
+    def history(self) -> dict[str, FloatArray]:
+        """The entries of :class:`PassReport`, one number for each pass."""
+        rows = [asdict(report) for report in self.reports]
         return {
-            column.name: np.array([asdict(report)[column.name] for report in reports])
+            column.name: np.array([row[column.name] for row in rows])
             for column in fields(PassReport)
         }
 
@@ -285,6 +342,20 @@ class EarlyStopping:
         self._best_loss = math.inf
         self._n_unchanged = 0
         self.best_weights: dict[str, Tensor] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` takes."""
+        return {
+            "best_loss": self._best_loss,
+            "n_unchanged": self._n_unchanged,
+            "best_weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._best_loss = state["best_loss"]
+        self._n_unchanged = state["n_unchanged"]
+        self.best_weights = state["best_weights"]
 
     def should_stop(
         self, loss: float, get_weights: Callable[[], dict[str, Tensor]]
