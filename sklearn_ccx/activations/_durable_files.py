@@ -1,5 +1,6 @@
 """Files that are whole or not there, whatever happens to process or machine."""
 
+import errno
 import os
 import re
 import secrets
@@ -28,7 +29,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         unfinished.touch()
         mode = stat.S_IMODE(unfinished.stat().st_mode)
         yield unfinished
-        unfinished.chmod(mode)  # a writer may have put another file in its place
+        # A writer may have put another file in its place.
+        if stat.S_IMODE(unfinished.stat().st_mode) != mode:
+            unfinished.chmod(mode)
         _sync_file(unfinished)
         os.replace(unfinished, path)
         sync_folder(path.parent)
@@ -56,12 +59,15 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk."""
+    """Put the names in a folder on disk, where the file system can."""
     if sys.platform == "win32":  # where folders cannot be opened
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

@@ -144,4 +144,10 @@ def check_path(value: object, name: str) -> Path:
         )
     if "\0" in value:
         raise ValueError(f"{name} has a null character; got {shown(value)}.")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} must be a path that the system can encode; got {value!a}."
+        ) from error
     return Path(value)

@@ -46,7 +46,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{str(path.parent)!r} is not a directory written by harvest: it has no "
             f"{path.name}."
         ) from None
-    except OSError as error:
+    except IsADirectoryError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:  # not JSON, or not even text
         raise ValueError(f"{path} is damaged: {error}.") from error

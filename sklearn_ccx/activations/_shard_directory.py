@@ -115,7 +115,7 @@ class ShardDirectory:
 
     @classmethod
     def finished(cls, path: Path, settings: Mapping[str, Any]) -> Self | None:
-        """The directory if it holds all shards, which nobody will write then.
+        """The directory if it holds all shards, and nothing that a writer removes.
 
         Raises
         ------
@@ -126,7 +126,8 @@ class ShardDirectory:
             return None
         directory = cls.open(path)
         directory._check_settings(settings)
-        return None if directory.missing() else directory
+        is_tidy = not any(map(_is_of_writer, path.iterdir()))
+        return directory if is_tidy and not directory.missing() else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -310,16 +311,17 @@ def _check_folder(path: Path) -> None:
         raise ValueError(f"out={str(path)!r} is a file; name a new or empty directory.")
     if not path.exists() or (path / MANIFEST).exists():
         return
-    others = [
-        item
-        for item in path.iterdir()
-        if item.name != LOCK_NAME and not is_unfinished(item)
-    ]
+    others = [item for item in path.iterdir() if not _is_of_writer(item)]
     # Another harvest may have begun it in between.
     if others and not (path / MANIFEST).exists():
         raise ValueError(
             f"out={str(path)!r} holds other files; name a new or empty directory."
         )
+
+
+def _is_of_writer(path: Path) -> bool:
+    """Whether it is there while a harvest writes only, or was left by one."""
+    return path.name == LOCK_NAME or is_unfinished(path)
 
 
 def _make_folder(path: Path) -> None:

@@ -440,3 +440,37 @@ def test_going_on_with_other_lengths_is_refused(path):
     edit(path, set_item("shards", 1, "n_tokens", 5))
     with pytest.raises(ValueError, match="has other numbers of tokens than the shards"):
         ShardDirectory.create(path, SETTINGS, list(LENGTHS))
+
+
+@pytest.mark.parametrize("left", ["harvest.lock", f"manifest-{'0' * 16}.unfinished"])
+def test_finished_is_what_no_writer_has_to_tidy_up(path, left):
+    assert ShardDirectory.finished(path, SETTINGS) is not None
+    (path / left).write_text("")
+    assert ShardDirectory.finished(path, SETTINGS) is None
+    with ShardDirectory.writing(path, SETTINGS, list(LENGTHS)) as directory:
+        assert not directory.missing()
+    assert ShardDirectory.finished(path, SETTINGS) is not None
+    with pytest.raises(ValueError, match="other settings"):
+        ShardDirectory.finished(path, SETTINGS | {"batch_size": 3})
+    shard(path).unlink()
+    assert ShardDirectory.finished(path, SETTINGS) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are not synced")
+@pytest.mark.parametrize(("code", "is_fatal"), [("EINVAL", False), ("EIO", True)])
+def test_file_systems_that_cannot_sync_folders(tmp_path, monkeypatch, code, is_fatal):
+    sync = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(getattr(errno, code), "no")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "acts").mkdir()
+    if is_fatal:
+        with pytest.raises(OSError, match="0 of 2 shards are finished"):
+            write_directory(tmp_path / "acts", ARRAY, LENGTHS)
+    else:
+        write_directory(tmp_path / "acts", ARRAY, LENGTHS)
+        assert_array_equal(load_harvest(tmp_path / "acts").activations, ARRAY)
