@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -48,10 +49,13 @@ def digest_of_rows(activations):
 
 def _serve():
     import torch
+    from tqdm import tqdm
 
     from sklearn_ccx.lm import _harvest
 
     torch.set_num_threads(1)
+    # Its own lock is shared by forked processes, and stays with one that is killed.
+    tqdm.set_lock(threading.RLock())
     models, inputs = models_and_inputs()
     record = _harvest.record_sites
     progress = None
