@@ -20,6 +20,7 @@ from .._engine._threads import threads_for
 from .._engine._torch_state import with_torch_state
 from .._engine.activations import keep_above, keep_largest
 from .._validation import as_numbers, errors_of_conversion
+from ..activations import ActivationStream
 from ..networks import MLPWeights, check_mlps
 from ._given_weights import GivenWeights, given_threshold
 from ._parameters import CoderParameters
@@ -368,6 +369,11 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
     def _validate_activations(self, X: Any) -> FloatArray:
         """Flattened activations that match those of the fit."""
         self._check_parameters("dtype", "device", "n_sites", "sparse_output")
+        if isinstance(X, ActivationStream):
+            raise TypeError(
+                "X is an ActivationStream, which only fit and partial_fit take; pass "
+                "the rows of a buffer, X.buffer(0)."
+            )
         X = as_numbers(X, "X")
         if len(X.shape) > 2:
             self._number_of_sites(X.shape)

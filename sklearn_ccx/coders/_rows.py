@@ -57,10 +57,21 @@ def validated(
     X = validate_data(
         estimator, X, reset=reset, dtype=None, ensure_all_finite=False, **checks
     )
+    check_finite(X, type(estimator).__name__)
+    return X
+
+
+def check_finite(X: Any, name: str) -> None:
+    """Check numbers batch by batch, for an estimator of some name.
+
+    Raises
+    ------
+    ValueError
+        If one is not finite; it says about where.
+    """
     for batch in gen_batches(len(X), batch_length(X.shape[1])):
         if not np.isfinite(X[batch]).all():
             raise ValueError(
                 f"Input X contains NaN or infinity in rows {batch.start} to "
-                f"{batch.stop - 1}; {type(estimator).__name__} takes finite numbers."
+                f"{batch.stop - 1}; {name} takes finite numbers."
             )
-    return X

@@ -32,6 +32,9 @@ _DTYPES = {
     "float32": torch.float32,
 }
 
+# Those that numpy can hold.
+IN_MEMORY_DTYPES = ("float16", "float32")
+
 # Size of a shard when shard_size is None. One shard is held in memory.
 _SHARD_BYTES = 2**28
 
@@ -190,7 +193,7 @@ def harvest(
         max_length, max_tokens, drop_special, drop_positions
     )
     sequences = read_inputs(model, inputs, tokenizer, selection)
-    record = partial(_record, model, blocks, names, _DTYPES[dtype], sequences)
+    record = partial(record_batch, model, blocks, names, dtype, sequences)
     batches = sequences.batches(batch_size)
     progress = tqdm(
         total=sequences.n_tokens, desc="harvest", unit="token", disable=not verbose
@@ -229,22 +232,22 @@ def _check_dtype(dtype: str, path: Path | None) -> None:
         )
 
 
-def _record(
+def record_batch(
     model: PreTrainedModel,
     blocks: list[Block],
     names: tuple[str, ...],
-    dtype: torch.dtype,
+    dtype: str,
     sequences: TokenSequences,
     rows: IntArray,
 ) -> Tensor:
     """Activations of the kept tokens of some sequences in the dtype asked for."""
     batch = sequences.load(rows, model.device)
-    recorded_BLD = record_sites(model, blocks, names, batch).to(dtype)
+    recorded_BLD = record_sites(model, blocks, names, batch).to(_DTYPES[dtype])
     is_finite_L = torch.isfinite(recorded_BLD).all(dim=2).all(dim=0)
     if not is_finite_L.all():
         site = names[int(is_finite_L.int().argmin())]
         raise ValueError(
-            f"The activations at {site} are not finite in {dtype}; use "
+            f"The activations at {site} are not finite in {_DTYPES[dtype]}; use "
             'dtype="float32" or "bfloat16", or look for NaN in the weights.'
         )
     return recorded_BLD.cpu()
