@@ -307,7 +307,7 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
         X, n_sites = self._validate_activations(X), self.n_sites_
         sum_F, largest_F = np.zeros((2, X.shape[1]))
         for batch in gen_batches(len(X), batch_length(X.shape[1])):
-            rows = X[batch].astype(np.float64)
+            rows = np.asarray(X[batch], dtype=np.float64)
             sum_F += rows.sum(axis=0)
             np.maximum(largest_F, np.abs(rows).max(axis=0), out=largest_F)
         mean = sum_F / len(X)
@@ -316,7 +316,7 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
         error_L, total_L, square_L = np.zeros((3, n_sites))
         for batch, codes_BM in self._encode_batches(X):
             codes = codes_BM.cpu().numpy()
-            rows = X[batch].astype(np.float64)
+            rows = np.asarray(X[batch], dtype=np.float64)
             recon = codes @ self.components_ + self.intercept_
             for sums_L, values in (
                 (error_L, rows - recon),

@@ -10,7 +10,13 @@ except ImportError as error:
         "sklearn_ccx.lm needs transformers; pip install 'sklearn-ccx[lm]'."
     ) from error
 
-from ..activations import Harvest, ShardedActivations, load_harvest
+from ..activations import (
+    ActivationStream,
+    Harvest,
+    ShardedActivations,
+    concatenate_sites,
+    load_harvest,
+)
 from ._harvest import harvest
 from ._harvest_stream import harvest_stream
 from ._mlp_weights import mlp_weights
@@ -19,8 +25,10 @@ from ._routed_experts import routed_experts
 from ._sites import site_names
 
 __all__ = [
+    "ActivationStream",
     "Harvest",
     "ShardedActivations",
+    "concatenate_sites",
     "harvest",
     "harvest_stream",
     "load_harvest",

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import sklearn_ccx as ccx
 from sklearn_ccx import callbacks, datasets, inspection, lm, model_selection, pretrained
 from sklearn_ccx._validation import as_numpy
-from sklearn_ccx.activations import ActivationStream, load_harvest
+from sklearn_ccx.activations import ActivationStream, concatenate_sites, load_harvest
 from sklearn_ccx.coders import find_coder
 from sklearn_ccx.pretrained._sample_norms import sample_norm_transformer
 from tests.conftest import make_mlp
@@ -269,7 +269,17 @@ def _sharded(name, **arguments):
     harvest = lm.harvest(_language_model(), IDS, out="written")
     if name == "reshape":
         return np.asarray(harvest.activations.reshape(arguments["shape"]))
-    return harvest.activations[arguments["key"]]
+    return np.asarray(harvest.activations[arguments["key"]])
+
+
+def _concatenated(parts):
+    joined = concatenate_sites(parts)
+    return np.asarray(getattr(joined, "activations", joined))
+
+
+@_once
+def _harvest():
+    return lm.harvest(_language_model(), IDS)
 
 
 def _write_dictionary(directory):
@@ -536,6 +546,12 @@ def _network_doors():
             ("MLPWeights",),
         )
     yield Door(
+        "MLPWeights.at_site",
+        lambda site: make_mlp(WIDTH, 6).at_site(site),
+        lambda: {"site": 1},
+        ("MLPWeights.at_site",),
+    )
+    yield Door(
         "MLPWeights.from_sklearn",
         ccx.MLPWeights.from_sklearn,
         lambda: {"mlp": _classifier(), "layer": 0, "site": 0},
@@ -738,6 +754,13 @@ def _language_model_doors():
         lambda: {"directory": Path("written"), "verify": True},
         ("load_harvest",),
         paths=("directory",),
+    )
+    yield Door(
+        "concatenate_sites",
+        _concatenated,
+        lambda: {"parts": {"a": _harvest(), "b": _harvest()}},
+        ("concatenate_sites",),
+        words={"parts": ("of parts",)},
     )
     yield _function(lm.mlp_weights, model=_language_model)
     yield _function(

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -65,6 +66,9 @@ def _serve():
     from sklearn_ccx._engine import _trainer
 
     torch.set_num_threads(1)
+    for kind in KINDS:  # whatever is imported at the first call
+        with tempfile.TemporaryDirectory() as directory:
+            fit(kind, Path(directory))
     step = _trainer.Trainer.step
     progress = None
 
