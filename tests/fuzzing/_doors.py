@@ -939,7 +939,6 @@ def _display_doors():
     yield maker(ccx.PenaltyPathDisplay, "from_search", search=_search)
 
 
-@cache
 def _callback_doors():
     yield Door(
         "Checkpoint",
@@ -983,6 +982,7 @@ def _rows_of_stream(**arguments):
     return lm.harvest_stream(**arguments).buffer(0)
 
 
+@cache
 def doors() -> dict[str, Door]:
     """All doors by name."""
     transformers.utils.logging.set_verbosity_error()
