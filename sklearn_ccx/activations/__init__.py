@@ -1,7 +1,16 @@
-"""Activations in memory and on disk, readable without transformers."""
+"""Activations in memory, on disk and in streams, readable without transformers."""
 
 from ._harvest import Harvest, load_harvest
-from ._row_range import RowRange
+from ._joined import concatenate_sites
+from ._npy_files import open_npy
 from ._sharded import ShardedActivations
+from ._stream import ActivationStream
 
-__all__ = ["Harvest", "RowRange", "ShardedActivations", "load_harvest"]
+__all__ = [
+    "ActivationStream",
+    "Harvest",
+    "ShardedActivations",
+    "concatenate_sites",
+    "load_harvest",
+    "open_npy",
+]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._engine._sparse_codes import SparseCodes
 from .._engine.neurons import Contributions, OutputShift, ScaleSums
-from ..activations import RowRange
+from ..activations._row_range import RowRange
 from ._reader import EncodedChunk, NeuronReader
 from ._row_tasks import Workers, chunk_rows
 

@@ -13,7 +13,7 @@ from .._engine._sparse_codes import SparseCodes
 from .._engine._tensors import to_tensor, torch_dtype
 from .._engine.neurons import Contributions, FrozenMLP, at_most_all
 from .._validation import check_int
-from ..activations import RowRange
+from ..activations._row_range import RowRange
 from ..coders import find_coder
 from ..networks import MLPs, MLPWeights, check_mlps, freeze_mlps
 

@@ -14,7 +14,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from .._engine._threads import ThreadShare
 from .._engine._torch_state import with_torch_state
-from ..activations import RowRange
+from ..activations._row_range import RowRange
 from ._reader import NeuronReader
 
 # Tasks for each worker: enough for all to end at about the same time.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from ..activations import RowRange
+from ..activations._row_range import RowRange
 from ..interactions import NeuronReader
 from ..networks import MLPs, MLPWeights
 from ._code_boxes import CodeBoxes
@@ -184,7 +184,9 @@ class ExplainedSamples:
             yield rows, self._read(rows)
 
     def _read(self, rows: slice | IntArray) -> SampleBatch:
-        return SampleBatch(self._codes[rows], self._X[rows].astype(np.float64))
+        return SampleBatch(
+            self._codes[rows], np.asarray(self._X[rows], dtype=np.float64)
+        )
 
     def partition(self, premises: Premises) -> Partition:
         """Which sample or set of codes each sample belongs to."""

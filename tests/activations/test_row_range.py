@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from sklearn_ccx.activations import RowRange, ShardedActivations
-from sklearn_ccx.activations._row_range import FileRegion
-from sklearn_ccx.activations._sharded import ShardFile
+from sklearn_ccx.activations import ShardedActivations
+from sklearn_ccx.activations._row_range import FileRegion, RowRange
+from sklearn_ccx.activations._stored_rows import ShardFile
 
 N_ROWS, N_COLUMNS = 40, 6
 

@@ -25,7 +25,7 @@ from sklearn_ccx import (
     interaction_matrix,
     interaction_scores,
 )
-from sklearn_ccx.activations import RowRange
+from sklearn_ccx.activations._row_range import RowRange
 from sklearn_ccx.coders import BaseInteractionCoder
 from sklearn_ccx.interactions import NeuronReader, _row_tasks
 from tests.conftest import make_mlp
