@@ -113,7 +113,7 @@ class RowRange:
         self.first = start if first is None else first
         self.shape = (stop - start, *X.shape[1:])
         self.dtype = X.dtype
-        if isinstance(X, np.ndarray):  # a view, which stays the same object
+        if not isinstance(X, FileRegion):  # a view, which stays the same object
             X, start, stop = X[start:stop], 0, stop - start
         self._given, self._start, self._stop = X, start, stop
 

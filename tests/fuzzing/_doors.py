@@ -27,7 +27,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import sklearn_ccx as ccx
 from sklearn_ccx import callbacks, datasets, inspection, lm, model_selection, pretrained
 from sklearn_ccx._validation import as_numpy
-from sklearn_ccx.activations import ActivationStream, concatenate_sites, load_harvest
+from sklearn_ccx.activations import (
+    ActivationStream,
+    concatenate_sites,
+    load_harvest,
+    open_npy,
+)
 from sklearn_ccx.coders import find_coder
 from sklearn_ccx.pretrained._sample_norms import sample_norm_transformer
 from tests.conftest import make_mlp
@@ -270,6 +275,12 @@ def _sharded(name, **arguments):
     if name == "reshape":
         return np.asarray(harvest.activations.reshape(arguments["shape"]))
     return np.asarray(harvest.activations[arguments["key"]])
+
+
+def _open_npy(files, verify):
+    """Open a file that has been written where the valid argument says."""
+    np.save("written.npy", _X().astype(np.float32))
+    return np.asarray(open_npy(files, verify=verify))
 
 
 def _concatenated(parts):
@@ -756,6 +767,13 @@ def _language_model_doors():
         paths=("directory",),
     )
     yield Door(
+        "open_npy",
+        _open_npy,
+        lambda: {"files": Path("written.npy"), "verify": True},
+        ("open_npy",),
+        paths=("files",),
+    )
+    yield Door(
         "concatenate_sites",
         _concatenated,
         lambda: {"parts": {"a": _harvest(), "b": _harvest()}},
@@ -1016,7 +1034,7 @@ NO_DOORS = {
     "TopActivation": RESULTS,
     "Harvest": RESULTS,
     "PretrainedDictionary": RESULTS,
-    "ShardedActivations": "made by harvest and load_harvest",
+    "ShardedActivations": "made by harvest, load_harvest and open_npy",
 }
 # Methods of callbacks, which estimators call with arguments of their own.
 HOOKS = {"setup", "teardown", "on_fit_task_begin", "on_fit_task_end"}
