@@ -21,7 +21,7 @@ PYTEST = MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-oldest test-peers lint format docs clean distclean
+.PHONY: help demo test test-core test-oldest test-peers test-fleet lint format docs clean distclean
 
 help:
 	@echo "make demo       set up .venv and run examples/plot_digits.py"
@@ -32,6 +32,7 @@ help:
 	@echo "                dependencies that pyproject.toml admits"
 	@echo "make test-peers the dictionaries of other packages, against these packages,"
 	@echo "                in .venv-peers"
+	@echo "make test-fleet analyses and searches on clusters of dask and ray, in .venv-fleet"
 	@echo "make lint       the static checks of 'make test' only"
 	@echo "make format     let ruff fix and format the code"
 	@echo "make docs       build the documentation into docs/_build/html"
@@ -69,6 +70,10 @@ test-peers: .venv-peers/.installed
 		sae-lens dictionary-learning eai-sparsify pytest --editable .
 	.venv-peers/bin/python -m pip uninstall --yes torchvision
 	@touch $@
+
+test-fleet:
+	@$(MAKE) --no-print-directory VENV=.venv-fleet .venv-fleet/.installed-test-fleet
+	OMP_NUM_THREADS=1 .venv-fleet/bin/python -m pytest tests/test_fleets.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -39,6 +39,11 @@ SHAPES = (
             "transform to CSR",
         ),
         (
+            "fleets",
+            "--rows 600 --width 6 --features 12 --neurons 5 --k 3 --repeats 1",
+            "open_npy",
+        ),
+        (
             "threads",
             "--samples 40 --width 4 --features 8 --passes 1 --repeats 1",
             "a core busy",
