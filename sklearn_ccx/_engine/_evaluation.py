@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._model import CrosscoderModel
+from ._processes import ALONE, Processes
 from ._sparse_codes import SparseCodes
 from .losses import Objective
 
@@ -36,7 +37,10 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: CrosscoderModel, batches: Iterable[Tensor], variance_L: Tensor
+    model: CrosscoderModel,
+    batches: Iterable[Tensor],
+    variance_L: Tensor,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Evaluate a model on batches in training units.
 
@@ -45,15 +49,16 @@ def evaluate(
     model : CrosscoderModel
         The model.
     batches : iterable of Tensor of shape (B, F)
-        The data.
+        The data, or the part of it that this process has.
     variance_L : Tensor of shape (L,)
         Variance of each site, infinite for constant ones.
+    processes : Processes
+        Those that have the other parts.
     """
-    n_samples = 0
     n_sites = len(variance_L)
     zeros = partial(model.b_enc_M.new_zeros, dtype=torch.float64)
-    error_L, norm_L, recon_norm_L = zeros((3, n_sites))
-    n_active_M = zeros(len(model.b_enc_M))
+    error_L, norm_L, recon_norm_L = sums_SL = zeros((3, n_sites))
+    n_active_M, n_samples = zeros(len(model.b_enc_M)), zeros(())
     for x_BF in batches:
         codes_BM = model.codes(x_BF)
         recon_BF = codes_BM @ model.W_dec_MF
@@ -65,6 +70,8 @@ def evaluate(
         norm_L += torch.linalg.vector_norm(x_BLD, dim=2).sum(dim=0)
         recon_norm_L += torch.linalg.vector_norm(recon_BLD, dim=2).sum(dim=0)
 
+    for total in (sums_SL, n_active_M, n_samples):
+        processes.add_up(total)
     varies_L = torch.isfinite(variance_L)
     site_fvu_L = error_L / n_samples / variance_L
     ratio_L = recon_norm_L / norm_L
@@ -78,16 +85,25 @@ def evaluate(
 
 @torch.no_grad()
 def mean_loss(
-    model: CrosscoderModel, batches: Iterable[Tensor], objective: Objective
+    model: CrosscoderModel,
+    batches: Iterable[Tensor],
+    objective: Objective,
+    processes: Processes = ALONE,
 ) -> float:
-    """Mean loss of batches in training units, penalties included."""
+    """Mean loss of batches in training units, penalties included.
+
+    The batches may be the part of them that each of several processes has.
+    """
     n_samples, total = 0, 0.0
     for x_BF in batches:
         codes_BM = model.codes(x_BF)
         recon_BF = codes_BM @ model.W_dec_MF
         has_penalty = objective.strengths.has_penalty
         codes = SparseCodes.from_dense(codes_BM) if has_penalty else None
-        terms = objective.loss(codes, model.W_dec_MF, x_BF, recon_BF)
+        terms = objective.loss(codes, model.W_dec_MF, x_BF, recon_BF, len(x_BF))
         n_samples += len(x_BF)
         total += len(x_BF) * float(terms.total)
-    return total / n_samples
+    sums = model.b_enc_M.new_tensor([total, n_samples], dtype=torch.float64)
+    processes.add_up(sums)
+    total, n_total = sums.tolist()
+    return total / n_total

@@ -1,8 +1,9 @@
 """A fit, from arrays and settings to a trained model."""
 
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from ._data import Rows, TrainingData, spread
 from ._evaluation import Evaluation, evaluate, mean_loss
 from ._model import CrosscoderModel
+from ._processes import ALONE, Processes
 from ._settings import FitSettings
 from ._trainer import DivergenceError, PassReport, Trainer, copied
 from .activations import (
@@ -107,8 +109,10 @@ class Training:
         weights: Sequence[Tensor],
         activation: CodeActivation,
         generator: torch.Generator,
+        processes: Processes = ALONE,
     ) -> None:
-        self._data, self._settings = data, settings
+        self._data, self._settings, self._processes = data, settings, processes
+        self._generator = generator
         self.scales = scales
         W_enc_MF, b_enc_M, W_dec_MF = weights
         self.model = CrosscoderModel(W_enc_MF, b_enc_M, W_dec_MF, activation)
@@ -122,7 +126,9 @@ class Training:
                 for mlp, scale in zip(mlps, scales.mlp_scales, strict=True)
             ],
         )
-        self.trainer = Trainer(self.model, self._objective, settings, generator)
+        self.trainer = Trainer(
+            self.model, self._objective, settings, generator, processes
+        )
         self.validation_losses: list[float] = []
         self.diverged_in_pass: int | None = None
 
@@ -136,6 +142,7 @@ class Training:
         generator: torch.Generator,
         weights: UserWeights | None = None,
         scales: LossScales | None = None,
+        processes: Processes = ALONE,
     ) -> Self:
         """Begin a training on some rows.
 
@@ -155,6 +162,8 @@ class Training:
             Where to start; None is at random.
         scales : LossScales or None
             What the losses are divided by; None measures it on the rows.
+        processes : Processes
+            Those that train the same model. All are given the same.
         """
         mlps = _in_training_units(mlps, data)
         first_BF = data.load(spread(rows, settings.batch_size)).cpu().double()
@@ -165,14 +174,18 @@ class Training:
             *start, code_factor_M = data.scaling.unfold(*weights[:3])
             threshold_M = weights.threshold * code_factor_M
         if scales is None:
-            scales = LossScales.measure(data, rows, mlps, settings.batch_size)
+            scales = processes.from_first(
+                LossScales.measure(data, rows, mlps, settings.batch_size)
+            )
         if settings.activation == "jumprelu" and not threshold_M.any():
             pre_BM = torch.from_numpy(first_BF.numpy() @ start[0].T + start[1])
             threshold_M = initial_threshold(settings.k, pre_BM).numpy()
         activation = _new_activation(settings, data, scales, threshold_M)
         # Copies: the training must not write into the caller's arrays.
         tensors = [data.tensor(np.array(weight)) for weight in start]
-        return cls(data, mlps, settings, scales, tensors, activation, generator)
+        return cls(
+            data, mlps, settings, scales, tensors, activation, generator, processes
+        )
 
     @classmethod
     def resume(
@@ -182,6 +195,7 @@ class Training:
         settings: FitSettings,
         scales: LossScales,
         state: dict[str, Any],
+        processes: Processes = ALONE,
     ) -> Self:
         """Go on from what :meth:`state_dict` returned."""
         model = state["model"]
@@ -191,7 +205,9 @@ class Training:
         activation = _new_activation(settings, data, scales, threshold_M)
         mlps = _in_training_units(mlps, data)
         generator = torch.Generator()
-        run = cls(data, mlps, settings, scales, weights, activation, generator)
+        run = cls(
+            data, mlps, settings, scales, weights, activation, generator, processes
+        )
         run.trainer.load_state_dict(state)
         return run
 
@@ -213,13 +229,14 @@ class Training:
             The entries of :class:`PassReport`, one number for each pass.
         """
         settings, trainer = self._settings, self.trainer
+        self._begin_together(rows)
         reports: list[PassReport] = []
         stopping = EarlyStopping(settings.tol, settings.n_iter_no_change)
         progress = tqdm(
             total=n_passes * math.ceil(len(rows) / settings.batch_size),
             desc=settings.progress,
             unit="step",
-            disable=settings.progress is None,
+            disable=settings.progress is None or self._processes.rank > 0,
         )
         with progress:
             for i_pass in range(n_passes):
@@ -238,7 +255,9 @@ class Training:
                 )
                 if validation_rows is not None:
                     batches = self._batches(validation_rows)
-                    loss = mean_loss(self.model, batches, self._objective)
+                    loss = mean_loss(
+                        self.model, batches, self._objective, self._processes
+                    )
                     self.validation_losses.append(loss)
                     if stopping.should_stop(loss, self.model.state_dict):
                         break
@@ -252,15 +271,40 @@ class Training:
     def evaluate(self, rows: Rows) -> Evaluation:
         """Evaluate the model on at most ``_MAX_EVALUATED_ROWS`` of the rows."""
         batches = self._batches(spread(rows, _MAX_EVALUATED_ROWS))
-        return evaluate(self.model, batches, self._objective.variance_L)
+        variance_L = self._objective.variance_L
+        return evaluate(self.model, batches, variance_L, self._processes)
 
     def _batches(self, rows: Rows) -> Iterator[Tensor]:
+        """The part of the rows that this process has, batch by batch."""
+        rows = self._processes.part_of(rows)
         return self._data.batches(rows, self._settings.batch_size)
 
+    def _begin_together(self, rows: Rows) -> None:
+        """Make sure that all processes do the same, from the same weights on."""
+        if self._processes.size == 1:
+            return
+        settings = replace(self._settings, device=torch.device("cpu"), progress=None)
+        state = self._generator.get_state().numpy().tobytes()
+        self._processes.require_same(
+            {
+                "the shape of X": (len(rows), self._data.n_columns),
+                "rows of X": self._data.checksum(spread(rows, 3)),
+                "parameters": repr(settings),
+                "states of random_state": zlib.crc32(state),
+            }
+        )
+        self._processes.copy_from_first(self.model.state_dict().values())
 
-def step_size(settings: FitSettings, n_columns: int, mlps: Sequence[FrozenMLP]) -> int:
-    """Multiplications of a step, were its products dense."""
-    size = 3 * settings.batch_size * settings.n_components * n_columns
+
+def step_size(
+    settings: FitSettings,
+    n_columns: int,
+    mlps: Sequence[FrozenMLP],
+    processes: Processes = ALONE,
+) -> int:
+    """Multiplications that a process does in a step, were its products dense."""
+    batch_size = math.ceil(settings.batch_size / processes.size)
+    size = 3 * batch_size * settings.n_components * n_columns
     if settings.strengths.has_penalty:
         for mlp in mlps:
             n_weights = 0 if mlp.W_in_DN is None else mlp.W_in_DN.numel()

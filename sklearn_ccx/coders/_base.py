@@ -19,6 +19,7 @@ from .._engine._measure_sites import (
     measure_sites,
     without_outliers,
 )
+from .._engine._processes import Processes
 from .._engine._settings import FitSettings
 from .._engine._site_scaling import SiteScaling
 from .._engine._tensors import numpy_tree, tensor_tree, to_numpy, torch_dtype
@@ -96,19 +97,28 @@ class BaseInteractionCoder(FittedCoder):
             samples, which hints at a batch of sequences.
         """
         X, layout = self._validate_new_activations(X)
-        generator = self._new_generator()
+        processes = self._processes()
+        generator = self._new_generator(processes)
         typical = self._typical_norms(X, layout)
         rows = self._rows_to_use(X, typical)
         train_rows, validation_rows = self._split(rows, generator)
         offset = self._given_offset(X) if self.warm_start else None
-        data = self._measured_data(X, layout, train_rows, typical, offset)
+        data = self._measured_data(X, layout, train_rows, typical, offset, processes)
         mlps = self._frozen_mlps(data)
         settings = self._settings(
             X.shape[1], layout["n_sites_"], len(train_rows), self._output_dtype(X)
         )
         weights = self._fitted_weights(settings, X) if self.warm_start else None
-        with threads_for(step_size(settings, X.shape[1], mlps)):
-            run = Training.begin(data, train_rows, mlps, settings, generator, weights)
+        with threads_for(step_size(settings, X.shape[1], mlps, processes)):
+            run = Training.begin(
+                data,
+                train_rows,
+                mlps,
+                settings,
+                generator,
+                weights,
+                processes=processes,
+            )
             history = run.run(train_rows, settings.n_passes, validation_rows)
             self._export(run, data, history, train_rows, layout)
         scales = MeasuredScales(data.scaling, run.scales, typical)
@@ -162,6 +172,7 @@ class BaseInteractionCoder(FittedCoder):
             self._check_goes_on()
         else:
             X, layout = self._validate_new_activations(X)
+        processes = self._processes()
         # Features that were not made by a fit have no scales yet.
         kept: MeasuredScales | None = None
         if is_fitted and hasattr(self, "_scales"):
@@ -177,25 +188,26 @@ class BaseInteractionCoder(FittedCoder):
             typical = self._typical_norms(X, layout)
             rows = self._rows_to_use(X, typical)
             offset = self._given_offset(X)
-            data = self._measured_data(X, layout, rows, typical, offset)
+            data = self._measured_data(X, layout, rows, typical, offset, processes)
         settings = self._settings(
             X.shape[1], layout["n_sites_"], len(rows), self._output_dtype(X)
         )
         mlps = self._frozen_mlps(data)
         history: dict[str, FloatArray] = {}
-        with threads_for(step_size(settings, X.shape[1], mlps)):
+        with threads_for(step_size(settings, X.shape[1], mlps, processes)):
             if kept is not None and state is not None:
                 settings = replace(settings, n_passes=state["n_passes"])
+                trainer = tensor_tree(state["trainer"])
                 run = Training.resume(
-                    data, mlps, settings, kept.losses, tensor_tree(state["trainer"])
+                    data, mlps, settings, kept.losses, trainer, processes
                 )
                 history = self.history_
             else:
                 weights = self._fitted_weights(settings, X)
                 losses = None if kept is None else kept.losses
-                generator = self._new_generator()
+                generator = self._new_generator(processes)
                 run = Training.begin(
-                    data, rows, mlps, settings, generator, weights, losses
+                    data, rows, mlps, settings, generator, weights, losses, processes
                 )
             new = run.run(rows, n_passes=1)
             joined = {key: np.append(history.get(key, []), new[key]) for key in new}
@@ -209,9 +221,9 @@ class BaseInteractionCoder(FittedCoder):
         }
         return self
 
-    def _new_generator(self) -> torch.Generator:
-        seed = check_seed(self.random_state).randint(2**31 - 1)
-        return torch.Generator().manual_seed(int(seed))
+    def _new_generator(self, processes: Processes) -> torch.Generator:
+        seed = int(check_seed(self.random_state).randint(2**31 - 1))
+        return torch.Generator().manual_seed(processes.from_first(seed))
 
     def _typical_norms(self, X: FloatArray, layout: dict[str, Any]) -> TypicalNorms:
         rows = np.arange(len(X))
@@ -257,6 +269,7 @@ class BaseInteractionCoder(FittedCoder):
         rows: npt.NDArray[np.int64],
         typical: TypicalNorms,
         offset: FloatArray | None,
+        processes: Processes,
     ) -> TrainingData:
         """Activations in training units, which are measured on some rows."""
         outliers = Outliers(_OUTLIER_RATIO)
@@ -271,7 +284,7 @@ class BaseInteractionCoder(FittedCoder):
         )
         _warn_of_constant_sites(scaling)
         _warn_of_outliers(outliers)
-        return self._training_data(X, scaling)
+        return self._training_data(X, processes.from_first(scaling))
 
     def _training_data(self, X: FloatArray, scaling: SiteScaling) -> TrainingData:
         dtype = torch_dtype(self._output_dtype(X))

@@ -1,0 +1,182 @@
+"""Fits that several processes do together, as one process does them alone.
+
+Started by torchrun this script does all of them and saves what was fitted.
+"""
+
+import os
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from sklearn_ccx import InteractionCrosscoder, InteractionSAE, MLPWeights
+from tests.conftest import make_mlp
+
+ACTIVATIONS = "batchtopk", "topk", "relu", "jumprelu"
+
+# Neither batches of one size (41, 40, 40) nor equal parts of a batch.
+N_SAMPLES = 121
+
+
+def activations(n_samples=N_SAMPLES, seed=0):
+    rng = np.random.default_rng(seed)
+    codes = rng.exponential(size=(n_samples, 10)) * (rng.random((n_samples, 10)) < 0.3)
+    directions = np.random.default_rng(9).normal(size=(10, 2 * 6))
+    return (codes @ directions + 0.1 * rng.normal(size=12)).reshape(n_samples, 2, 6)
+
+
+def gated_mlp():
+    rng = np.random.default_rng(5)
+    gate = rng.normal(size=(6, 8))
+    weights = rng.normal(size=(6, 8)), rng.normal(size=(8, 4))
+    return MLPWeights(*weights, W_gate=gate, activation="silu", site=1)
+
+
+def mlp_behind_a_norm():
+    rng = np.random.default_rng(6)
+    weights = rng.normal(size=(6, 8)), rng.normal(size=(8, 4))
+    norm = {"norm": "layernorm", "norm_weight": rng.normal(size=6)}
+    return MLPWeights(*weights, activation="gelu", site=0, **norm)
+
+
+PLAIN = [make_mlp(6, 9, seed=1, site=1), make_mlp(6, 7, "gelu", seed=2)]
+MLPS = {"plain": PLAIN, "gated": gated_mlp(), "behind a norm": mlp_behind_a_norm()}
+
+
+def crosscoder(**changes):
+    parameters = {
+        "n_components": 24,
+        "k": 3,
+        "batch_size": 50,
+        "max_iter": 10,
+        "mlp": PLAIN,
+        "lam_fidelity": 0.2,
+        "random_state": 0,
+        "device": "cpu",
+    }
+    return InteractionCrosscoder(**parameters | changes)
+
+
+def fit(**changes):
+    return crosscoder(**changes).fit(activations())
+
+
+def partial_fits():
+    coder = crosscoder(max_iter=3)
+    for seed in range(4):
+        coder.partial_fit(activations(101, seed))
+    return coder
+
+
+def diverges():
+    """One row, which one process has, is too large in the second call."""
+    X = activations()
+    spoilt = X.copy()
+    spoilt[17] = 1e200
+    coder = crosscoder(max_iter=3).partial_fit(X)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        coder.partial_fit(spoilt)
+    assert ConvergenceWarning in [warning.category for warning in caught]
+    return coder
+
+
+def fit_of_noise(**changes):
+    X = np.random.default_rng(0).normal(size=(81, 6))
+    parameters = {"n_components": 64, "k": 4, "batch_size": 32, "random_state": 0}
+    return InteractionSAE(**parameters | {"device": "cpu"} | changes).fit(X)
+
+
+def stops_early():
+    coder = fit_of_noise(max_iter=200, early_stopping=True, n_iter_no_change=5)
+    assert coder.n_iter_ < 200
+    return coder
+
+
+def revives_features():
+    """Features that are never active at first take part in the auxiliary loss."""
+    coder = fit_of_noise(n_components=48, k=1, max_iter=12, learning_rate_init=0.02)
+    assert coder.history_["dead_features"].max() > 0
+    return coder
+
+
+def goes_on_warm():
+    coder = crosscoder(max_iter=3, warm_start=True).fit(activations(60, 1))
+    return coder.fit(activations())
+
+
+def one_sample_a_batch(activation):
+    """One of two processes has none of it."""
+    mlps = [MLPS["gated"], MLPS["behind a norm"], *PLAIN]
+    parameters = {"activation": activation, "mlp": mlps, "batch_size": 1}
+    parameters |= {"lam_fidelity": 0.1, "max_iter": 6}
+    return crosscoder(**parameters).fit(activations(5))
+
+
+def large_enough_to_be_sparse():
+    """Products over active entries only, and a cut among many numbers."""
+    X = np.random.default_rng(0).normal(size=(600, 64))
+    parameters = {"n_components": 512, "k": 8, "batch_size": 300, "max_iter": 8}
+    return InteractionSAE(**parameters, random_state=0, device="cpu").fit(X)
+
+
+PENALTIES = ("lam", "lam_fidelity", "lam_margin", "lam_interval")
+CASES = {
+    f"{activation}, {penalty} at plain MLPs": partial(
+        fit, activation=activation, **dict.fromkeys(PENALTIES, 0.0) | {penalty: 0.3}
+    )
+    for activation in ACTIVATIONS
+    for penalty in PENALTIES
+}
+CASES |= {
+    f"{activation}, MLP {kind}": partial(
+        fit, activation=activation, mlp=MLPS[kind], lam=0.1, lam_fidelity=0.1
+    )
+    for activation in ACTIVATIONS
+    for kind in ("gated", "behind a norm")
+}
+CASES |= {
+    f"{activation}, one sample a batch": partial(one_sample_a_batch, activation)
+    for activation in ACTIVATIONS
+}
+CASES |= {
+    case.__name__: case
+    for case in (
+        partial_fits,
+        diverges,
+        stops_early,
+        revives_features,
+        goes_on_warm,
+        large_enough_to_be_sparse,
+    )
+}
+CASES["no penalty"] = partial(fit, lam=0.0, lam_fidelity=0.0)
+CASES["two dominant features"] = partial(fit, lam=0.1, n_dominant=2)
+CASES["uncentred"] = partial(fit, center=False, normalize=False, learning_rate_init=0.1)
+
+
+def fitted_arrays(coder):
+    """What a fit has set, as arrays."""
+    arrays = {}
+    for name, value in vars(coder).items():
+        if name == "history_":
+            arrays |= {f"history {key}": column for key, column in value.items()}
+        elif name.endswith("_") and name not in ("mlp_", "activation_"):
+            arrays[name] = np.asarray(value)
+    return arrays
+
+
+def fit_all(directory):
+    """Do every fit; keep what was fitted in a file of this process."""
+    kept = {}
+    for name, case in CASES.items():
+        arrays = fitted_arrays(case())
+        kept |= {f"{name}/{key}": value for key, value in arrays.items()}
+    np.savez(Path(directory, f"process_{os.environ['RANK']}.npz"), **kept)
+
+
+if __name__ == "__main__":
+    fit_all(sys.argv[1])
