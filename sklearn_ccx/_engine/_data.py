@@ -1,6 +1,5 @@
 """Activations as the training reads them: batch by batch, in training units."""
 
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,10 +54,6 @@ class TrainingData:
     def load(self, rows: Rows) -> Tensor:
         """The given rows, (B, F)."""
         return (self.tensor(self._X[rows]) - self._offset_F) * self._scale_F
-
-    def checksum(self, rows: Rows) -> int:
-        """Of the given rows, as they are in the user's units."""
-        return zlib.crc32(np.ascontiguousarray(self._X[rows]).tobytes())
 
     def batches(self, rows: Rows, batch_size: int) -> Iterator[Tensor]:
         """The given rows in their order, batch by batch."""

@@ -1,9 +1,8 @@
 """A fit, from arrays and settings to a trained model."""
 
 import math
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -112,7 +111,6 @@ class Training:
         processes: Processes = ALONE,
     ) -> None:
         self._data, self._settings, self._processes = data, settings, processes
-        self._generator = generator
         self.scales = scales
         W_enc_MF, b_enc_M, W_dec_MF = weights
         self.model = CrosscoderModel(W_enc_MF, b_enc_M, W_dec_MF, activation)
@@ -229,7 +227,7 @@ class Training:
             The entries of :class:`PassReport`, one number for each pass.
         """
         settings, trainer = self._settings, self.trainer
-        self._begin_together(rows)
+        self._processes.copy_from_first(self.model.state_dict().values())
         reports: list[PassReport] = []
         stopping = EarlyStopping(settings.tol, settings.n_iter_no_change)
         progress = tqdm(
@@ -278,22 +276,6 @@ class Training:
         """The part of the rows that this process has, batch by batch."""
         rows = self._processes.part_of(rows)
         return self._data.batches(rows, self._settings.batch_size)
-
-    def _begin_together(self, rows: Rows) -> None:
-        """Make sure that all processes do the same, from the same weights on."""
-        if self._processes.size == 1:
-            return
-        settings = replace(self._settings, device=torch.device("cpu"), progress=None)
-        state = self._generator.get_state().numpy().tobytes()
-        self._processes.require_same(
-            {
-                "the shape of X": (len(rows), self._data.n_columns),
-                "rows of X": self._data.checksum(spread(rows, 3)),
-                "parameters": repr(settings),
-                "states of random_state": zlib.crc32(state),
-            }
-        )
-        self._processes.copy_from_first(self.model.state_dict().values())
 
 
 def step_size(

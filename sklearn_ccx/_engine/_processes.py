@@ -134,8 +134,8 @@ class ProcessGroup(Processes):
         if different:
             raise ValueError(
                 f"The {self.size} processes differ in {' and '.join(different)}. Give "
-                "each of them the same X, parameters and history, or set "
-                "distributed=None to fit each of them alone."
+                "each of them the same X and an estimator with the same parameters and "
+                "history, or set distributed=None to fit each of them alone."
             )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+import zlib
 from dataclasses import replace
 from typing import Any, Self
 
@@ -42,6 +43,9 @@ _NOT_IN_EVERY_FIT = (
     "best_validation_loss_",
     "_training_state",
 )
+
+# Parameters in which the processes of one fit may differ.
+_OWN_TO_A_PROCESS = "mlp", "device", "distributed", "random_state", "verbose"
 
 # How many times the typical norm makes a row an outlier to warn of.
 _OUTLIER_RATIO = 10.0
@@ -97,7 +101,7 @@ class BaseInteractionCoder(FittedCoder):
             samples, which hints at a batch of sequences.
         """
         X, layout = self._validate_new_activations(X)
-        processes = self._processes()
+        processes = self._processes_for(X)
         generator = self._new_generator(processes)
         typical = self._typical_norms(X, layout)
         rows = self._rows_to_use(X, typical)
@@ -172,7 +176,7 @@ class BaseInteractionCoder(FittedCoder):
             self._check_goes_on()
         else:
             X, layout = self._validate_new_activations(X)
-        processes = self._processes()
+        processes = self._processes_for(X)
         # Features that were not made by a fit have no scales yet.
         kept: MeasuredScales | None = None
         if is_fitted and hasattr(self, "_scales"):
@@ -220,6 +224,31 @@ class BaseInteractionCoder(FittedCoder):
             "max_iter": self.max_iter,
         }
         return self
+
+    def _processes_for(self, X: FloatArray) -> Processes:
+        """Those that fit together, after they have made sure to fit the same."""
+        processes = self._processes()
+        if processes.size == 1:
+            return processes
+        n_samples = len(X)
+        rows = np.array([0, n_samples // 2, n_samples - 1])
+        parameters = self.get_params(deep=False)
+        for name in _OWN_TO_A_PROCESS:
+            del parameters[name]
+        fitted: tuple[object, ...] | None = None
+        if hasattr(self, "components_"):
+            state = getattr(self, "_training_state", None)
+            i_pass = None if state is None else state["trainer"]["i_pass"]
+            fitted = i_pass, _checksum(self.components_)
+        processes.require_same(
+            {
+                "the shape of X": tuple(X.shape),
+                "rows of X": _checksum(X[rows]),
+                "parameters": repr(parameters),
+                "what was fitted before": fitted,
+            }
+        )
+        return processes
 
     def _new_generator(self, processes: Processes) -> torch.Generator:
         seed = int(check_seed(self.random_state).randint(2**31 - 1))
@@ -405,6 +434,10 @@ class BaseInteractionCoder(FittedCoder):
         self.n_dominant_ = int(self.n_dominant)
         self._scales = scales.to_dict()
         self._fixed = {"center": self.center, "normalize": self.normalize}
+
+
+def _checksum(array: npt.NDArray[Any]) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())
 
 
 def _warn_of_constant_sites(scaling: SiteScaling) -> None:

@@ -3,19 +3,29 @@
 Started by torchrun this script does all of them and saves what was fitted.
 """
 
+import contextlib
+import io
 import os
 import sys
 import warnings
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
+from numpy.testing import assert_allclose
 from sklearn.exceptions import ConvergenceWarning
+from torch import distributed, multiprocessing
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE, MLPWeights
 from tests.conftest import make_mlp
 
 ACTIVATIONS = "batchtopk", "topk", "relu", "jumprelu"
+
+# Of a step: three to find the cut of BatchTopK, one for the auxiliary loss, and one for
+# gradients, losses and counts.
+MAX_REDUCTIONS = 5
 
 # Neither batches of one size (41, 40, 40) nor equal parts of a batch.
 N_SAMPLES = 121
@@ -178,5 +188,116 @@ def fit_all(directory):
     np.savez(Path(directory, f"process_{os.environ['RANK']}.npz"), **kept)
 
 
+def in_own_group(directory):
+    """Start two processes that begin a process group of their own."""
+    store = Path(directory, "store").as_uri()
+    multiprocessing.spawn(work_in_own_group, (store, directory), nprocs=2)
+
+
+def work_in_own_group(rank, store, directory):
+    os.environ["SKLEARN_CCX_KERNELS"] = "torch"
+    limit = timedelta(seconds=60)
+    distributed.init_process_group(
+        "gloo", init_method=store, rank=rank, world_size=2, timeout=limit
+    )
+    check_without_a_seed()
+    check_a_memory_map(rank, directory)
+    check_what_must_be_the_same(rank)
+    check_fits_of_their_own(rank)
+    check_progress(rank)
+    check_number_of_reductions()
+    distributed.destroy_process_group()
+
+
+def gathered(value):
+    values = [None, None]
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def check_without_a_seed():
+    """The first process draws for all, though each has drawn something else."""
+    coder = crosscoder(random_state=None, max_iter=2).fit(activations())
+    first, second = gathered(coder.components_)
+    assert np.array_equal(first, second)
+    again = crosscoder(random_state=None, max_iter=2).fit(activations())
+    assert not np.array_equal(again.components_, coder.components_)
+
+
+def check_a_memory_map(rank, directory):
+    path = Path(directory, "X.npy")
+    if rank == 0:
+        np.save(path, activations())
+    distributed.barrier()
+    X = np.load(path, mmap_mode="r")
+    expected = crosscoder(max_iter=2).fit(activations()).components_
+    assert np.array_equal(crosscoder(max_iter=2).fit(X).components_, expected)
+    alone = crosscoder(max_iter=2, distributed=False).fit(X).components_
+    assert_allclose(expected, alone, rtol=1e-9, atol=1e-12)
+
+
+def check_what_must_be_the_same(rank):
+    X = activations()
+    changed = X.copy()
+    changed[60] += 1e-9 * rank
+    assert_raises("differ in rows of X", crosscoder().fit, changed)
+    assert_raises("the shape of X", crosscoder().fit, X[rank:])
+    assert_raises("in parameters", crosscoder(lam=0.1 * rank).fit, X)
+    assert_raises("in parameters", crosscoder(n_components=24 + rank).partial_fit, X)
+    # One of them has been there before.
+    coder = crosscoder(max_iter=3)
+    if rank:
+        coder.set_params(distributed=None).partial_fit(X)
+    coder.set_params(distributed="auto")
+    assert_raises("what was fitted before", coder.partial_fit, X)
+
+
+def assert_raises(message, function, *args):
+    with pytest.raises(ValueError, match=f"{message}.*distributed=None"):
+        function(*args)
+
+
+def check_fits_of_their_own(rank):
+    """Without the others, different processes fit different things."""
+    parameters = {"random_state": rank, "max_iter": 2}
+    own = crosscoder(distributed=None, **parameters).fit(activations(60 + rank))
+    first, second = gathered(own.components_)
+    assert not np.allclose(first, second)
+    together = crosscoder(distributed=True, max_iter=2).fit(activations())
+    first, second = gathered(together.components_)
+    assert np.array_equal(first, second)
+
+
+def check_progress(rank):
+    """Only the first process shows it."""
+    shown = io.StringIO()
+    with contextlib.redirect_stderr(shown):
+        crosscoder(max_iter=1, verbose=1).fit(activations())
+    assert ("InteractionCrosscoder" in shown.getvalue()) == (rank == 0)
+
+
+def check_number_of_reductions():
+    """A step takes few of them, whatever the number of sites, MLPs and parameters."""
+    counts = {}
+    for name in ("all_reduce", "all_gather", "broadcast"):
+        function = getattr(distributed, name)
+
+        def counted(*args, name=name, function=function, **kwargs):
+            counts[name] = counts.get(name, 0) + 1
+            return function(*args, **kwargs)
+
+        setattr(distributed, name, counted)
+    for activation in ACTIVATIONS:
+        for mlps in (PLAIN, [*PLAIN, MLPS["gated"], MLPS["behind a norm"]]):
+            taken = []
+            for batch_size in (20, 10):
+                counts.clear()
+                parameters = {"activation": activation, "mlp": mlps, "max_iter": 1}
+                crosscoder(batch_size=batch_size, **parameters).fit(activations(120))
+                taken.append(sum(counts.values()))
+            n_steps = 120 // 10 - 120 // 20
+            assert 0 < taken[1] - taken[0] <= MAX_REDUCTIONS * n_steps, (taken, counts)
+
+
 if __name__ == "__main__":
-    fit_all(sys.argv[1])
+    globals()[sys.argv[1]](sys.argv[2])

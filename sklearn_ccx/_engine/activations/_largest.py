@@ -53,15 +53,16 @@ def largest_together(
     n_above, n_in_question = is_above.sum(), in_question.sum()
     counts_W2 = processes.gather(torch.stack([n_above, n_in_question])).cpu()
     n_wanted = n_kept - int(counts_W2[:, 0].sum())
-    n_sent = min(int(counts_W2[:, 1].max()), n_wanted)
+    n_rivals, n_sent = int(counts_W2[:, 1].sum()), int(counts_W2[:, 1].max())
+    n_sent = min(n_sent, n_wanted)
 
     sent = values.new_zeros(n_sent)
     own = values[in_question].topk(min(n_sent, int(n_in_question))).values
     sent[: len(own)] = own
     sent_WS = processes.gather(sent)
     rivals = sent_WS[sent_WS > 0]
-    if len(rivals) <= n_wanted:
-        smallest = rivals.min() if len(rivals) else rivals.new_tensor(torch.inf)
+    if n_rivals <= n_wanted:
+        smallest = rivals.min() if n_rivals else rivals.new_tensor(torch.inf)
         return positions[is_above | in_question], smallest
     last = rivals.topk(n_wanted).values.min()
     # Of those equal to the last, each process keeps what the ones before it leave.
