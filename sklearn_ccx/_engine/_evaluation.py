@@ -37,10 +37,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: CrosscoderModel,
-    batches: Iterable[Tensor],
-    variance_L: Tensor,
-    processes: Processes = ALONE,
+    model: CrosscoderModel, batches: Iterable[Tensor], variance_L: Tensor
 ) -> Evaluation:
     """Evaluate a model on batches in training units.
 
@@ -49,16 +46,15 @@ def evaluate(
     model : CrosscoderModel
         The model.
     batches : iterable of Tensor of shape (B, F)
-        The data, or the part of it that this process has.
+        The data.
     variance_L : Tensor of shape (L,)
         Variance of each site, infinite for constant ones.
-    processes : Processes
-        Those that have the other parts.
     """
+    n_samples = 0
     n_sites = len(variance_L)
     zeros = partial(model.b_enc_M.new_zeros, dtype=torch.float64)
-    error_L, norm_L, recon_norm_L = sums_SL = zeros((3, n_sites))
-    n_active_M, n_samples = zeros(len(model.b_enc_M)), zeros(())
+    error_L, norm_L, recon_norm_L = zeros((3, n_sites))
+    n_active_M = zeros(len(model.b_enc_M))
     for x_BF in batches:
         codes_BM = model.codes(x_BF)
         recon_BF = codes_BM @ model.W_dec_MF
@@ -70,8 +66,6 @@ def evaluate(
         norm_L += torch.linalg.vector_norm(x_BLD, dim=2).sum(dim=0)
         recon_norm_L += torch.linalg.vector_norm(recon_BLD, dim=2).sum(dim=0)
 
-    for total in (sums_SL, n_active_M, n_samples):
-        processes.add_up(total)
     varies_L = torch.isfinite(variance_L)
     site_fvu_L = error_L / n_samples / variance_L
     ratio_L = recon_norm_L / norm_L

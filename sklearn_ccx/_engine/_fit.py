@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ._data import Rows, TrainingData, spread
 from ._evaluation import Evaluation, evaluate, mean_loss
@@ -17,6 +17,7 @@ from ._model import CrosscoderModel
 from ._processes import ALONE, Processes
 from ._settings import FitSettings
 from ._trainer import DivergenceError, PassReport, Trainer, copied
+from ._watcher import Watcher
 from .activations import (
     BatchTopK,
     CodeActivation,
@@ -43,6 +44,10 @@ class UserWeights(NamedTuple):
     encoder_intercept: FloatArray
     components: FloatArray
     threshold: float | FloatArray
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """The weights by name."""
+        return {name: np.asarray(value) for name, value in self._asdict().items()}
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,10 @@ class Training:
         Takes the steps.
     scales : LossScales
         What the losses are divided by.
+    reports : list of PassReport
+        Of the passes so far.
     validation_losses : list of float
-        Held-out loss after each pass, with held-out rows.
+        Held-out loss after each of them, with held-out rows.
     diverged_in_pass : int or None
         The pass, from 1, that was undone since it diverged.
     """
@@ -127,8 +134,11 @@ class Training:
         self.trainer = Trainer(
             self.model, self._objective, settings, generator, processes
         )
+        self.reports: list[PassReport] = []
         self.validation_losses: list[float] = []
         self.diverged_in_pass: int | None = None
+        self._stopping = EarlyStopping(settings.tol, settings.n_iter_no_change)
+        self._is_stopped = False
 
     @classmethod
     def begin(
@@ -213,37 +223,78 @@ class Training:
         """Everything that :meth:`resume` needs besides data, MLPs and settings."""
         return self.trainer.state_dict()
 
+    def run_state(self) -> dict[str, Any]:
+        """Where :meth:`run` is: what a run of the same fit has to be given to go on."""
+        return {
+            "trainer": self.trainer.state_dict(),
+            "reports": [asdict(report) for report in self.reports],
+            "validation_losses": list(self.validation_losses),
+            "stopping": self._stopping.state_dict(),
+            "is_stopped": self._is_stopped,
+            "diverged_in_pass": self.diverged_in_pass,
+        }
+
+    def load_run_state(self, state: dict[str, Any]) -> None:
+        """Go to where :meth:`run_state` was, which :meth:`run` then goes on from."""
+        self.trainer.load_state_dict(state["trainer"])
+        self.reports = [PassReport(**report) for report in state["reports"]]
+        self.validation_losses = list(state["validation_losses"])
+        self._stopping.load_state_dict(state["stopping"])
+        self._is_stopped = state["is_stopped"]
+        self.diverged_in_pass = state["diverged_in_pass"]
+
     def run(
         self,
         rows: Rows,
         n_passes: int,
         validation_rows: Rows | None = None,
+        watcher: Watcher | None = None,
     ) -> dict[str, FloatArray]:
         """Train for some passes, fewer if held-out loss stalls or training diverges.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            The rows to train on.
+        n_passes : int
+            How many passes there shall be, with those that a state was loaded of.
+        validation_rows : ndarray of int or None
+            Held-out rows.
+        watcher : Watcher or None
+            What is told of steps and passes, and may end the run.
 
         Returns
         -------
         dict of ndarray
             The entries of :class:`PassReport`, one number for each pass.
         """
-        settings, trainer = self._settings, self.trainer
+        settings, watcher = self._settings, watcher or Watcher()
+        done = len(self.reports), self.trainer.n_steps_of_pass
+        self._processes.require_same({"what was fitted before": done})
         self._processes.copy_from_first(self.model.state_dict().values())
-        reports: list[PassReport] = []
-        stopping = EarlyStopping(settings.tol, settings.n_iter_no_change)
+        n_steps = math.ceil(len(rows) / settings.batch_size)
         progress = tqdm(
-            total=n_passes * math.ceil(len(rows) / settings.batch_size),
+            total=n_passes * n_steps,
+            initial=len(self.reports) * n_steps + self.trainer.n_steps_of_pass,
             desc=settings.progress,
             unit="step",
             disable=settings.progress is None or self._processes.rank > 0,
         )
+
+        def on_step() -> None:
+            progress.update()
+            watcher.on_step()
+
         with progress:
-            for i_pass in range(n_passes):
+            while len(self.reports) < n_passes and not self._is_stopped:
+                watcher.on_pass_begin(n_steps)
                 try:
-                    report = trainer.run_pass(self._data.load, rows, progress.update)
+                    report = self.trainer.run_pass(self._data.load, rows, on_step)
                 except DivergenceError:
-                    self.diverged_in_pass = i_pass + 1
+                    self.diverged_in_pass = len(self.reports) + 1
+                    self._is_stopped = True
                     break
-                reports.append(report)
+                self.reports.append(report)
                 progress.set_postfix(
                     loss=f"{report.loss:.3f}",
                     FVU=f"{report.fvu:.3f}",
@@ -252,29 +303,34 @@ class Training:
                     share=f"{report.dominant_share:.2f}",
                 )
                 if validation_rows is not None:
-                    batches = self._batches(validation_rows)
+                    batches = self._batches(self._processes.part_of(validation_rows))
                     loss = mean_loss(
                         self.model, batches, self._objective, self._processes
                     )
                     self.validation_losses.append(loss)
-                    if stopping.should_stop(loss, self.model.state_dict):
-                        break
-        if stopping.best_weights is not None:
-            self.model.load_state_dict(stopping.best_weights)
+                    self._is_stopped = self._stopping.should_stop(
+                        loss, self.model.state_dict
+                    )
+                if self._processes.any(watcher.on_pass_end(report)):
+                    self._is_stopped = True
+        if self._stopping.best_weights is not None:
+            self.model.load_state_dict(self._stopping.best_weights)
+        return self.history()
+
+    def history(self) -> dict[str, FloatArray]:
+        """The entries of :class:`PassReport`, one number for each pass."""
+        rows = [asdict(report) for report in self.reports]
         return {
-            column.name: np.array([asdict(report)[column.name] for report in reports])
+            column.name: np.array([row[column.name] for row in rows])
             for column in fields(PassReport)
         }
 
     def evaluate(self, rows: Rows) -> Evaluation:
         """Evaluate the model on at most ``_MAX_EVALUATED_ROWS`` of the rows."""
         batches = self._batches(spread(rows, _MAX_EVALUATED_ROWS))
-        variance_L = self._objective.variance_L
-        return evaluate(self.model, batches, variance_L, self._processes)
+        return evaluate(self.model, batches, self._objective.variance_L)
 
     def _batches(self, rows: Rows) -> Iterator[Tensor]:
-        """The part of the rows that this process has, batch by batch."""
-        rows = self._processes.part_of(rows)
         return self._data.batches(rows, self._settings.batch_size)
 
 
@@ -311,6 +367,20 @@ class EarlyStopping:
         self._best_loss = math.inf
         self._n_unchanged = 0
         self.best_weights: dict[str, Tensor] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` takes."""
+        return {
+            "best_loss": self._best_loss,
+            "n_unchanged": self._n_unchanged,
+            "best_weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._best_loss = state["best_loss"]
+        self._n_unchanged = state["n_unchanged"]
+        self.best_weights = state["best_weights"]
 
     def should_stop(
         self, loss: float, get_weights: Callable[[], dict[str, Tensor]]

@@ -69,6 +69,10 @@ class Processes:
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of the first process."""
 
+    def any(self, is_so: bool) -> bool:
+        """Whether it is so in any process."""
+        return is_so
+
     def require_same(self, values: dict[str, object]) -> None:
         """Raise on all processes unless they have the same values under each name.
 
@@ -123,6 +127,11 @@ class ProcessGroup(Processes):
             sent = tensor.to(self._device)
             dist.broadcast(sent, src=0)
             tensor.copy_(sent)
+
+    def any(self, is_so: bool) -> bool:
+        n_so = torch.tensor(is_so, dtype=torch.int64, device=self._device)
+        self.add_up(n_so)
+        return bool(n_so)
 
     def require_same(self, values: dict[str, object]) -> None:
         first = self.from_first(values)

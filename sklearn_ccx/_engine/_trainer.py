@@ -70,6 +70,31 @@ class PassReport:
 BatchLoader = Callable[[npt.NDArray[np.int64]], Tensor]
 
 
+@dataclass
+class _Pass:
+    """A pass that has begun.
+
+    Parameters
+    ----------
+    generator_state : Tensor
+        Of the generator that gives the order of the data, from before it did.
+    good_weights : dict of Tensor
+        The weights from before the pass.
+    sums : Tensor
+        Of the reports of the steps taken.
+    was_active_M : Tensor
+        Features that were active in any of them.
+    n_steps : int
+        How many were taken.
+    """
+
+    generator_state: Tensor
+    good_weights: dict[str, Tensor]
+    sums: Tensor
+    was_active_M: Tensor
+    n_steps: int = 0
+
+
 class Trainer:
     """Trains a :class:`CrosscoderModel` pass by pass.
 
@@ -103,6 +128,7 @@ class Trainer:
         self._mixed_precision = settings.mixed_precision
         self._generator = generator
         self._i_pass = 0
+        self._pass: _Pass | None = None
         self._optimizer = torch.optim.Adam(model.parameters(), fused=True)
         self._steps_since_active_M = torch.zeros_like(model.b_enc_M, dtype=torch.int64)
         # With several processes: gradients and reports, side by side.
@@ -114,7 +140,7 @@ class Trainer:
         rows: npt.NDArray[np.int64],
         on_step: Callable[[], None] = lambda: None,
     ) -> PassReport:
-        """Train once on all ``rows``.
+        """Train once on all ``rows``, or on those that a pass has left.
 
         Parameters
         ----------
@@ -123,22 +149,38 @@ class Trainer:
         rows : ndarray of int
             The rows to train on.
         on_step : callable
-            Called after each step.
+            Called after each step, when :meth:`state_dict` is that after it.
 
         Raises
         ------
         DivergenceError
             After restoring the weights from before the pass.
         """
-        good_weights = copied(self._model.state_dict())
+        if self._pass is None:
+            self._pass = self._new_pass()
         try:
-            return self._run_pass(load, rows, on_step)
+            report = self._run_pass(self._pass, load, rows, on_step)
         except DivergenceError:
-            self._model.load_state_dict(good_weights)
+            self._model.load_state_dict(self._pass.good_weights)
             raise
+        finally:
+            self._pass = None
+        self._i_pass += 1
+        return report
+
+    def _new_pass(self) -> _Pass:
+        is_active_M = torch.zeros_like(self._steps_since_active_M, dtype=torch.bool)
+        n_terms = len(StepReport._fields)
+        return _Pass(
+            generator_state=self._generator.get_state(),
+            good_weights=copied(self._model.state_dict()),
+            sums=self._model.b_enc_M.new_zeros(n_terms, dtype=torch.float64),
+            was_active_M=is_active_M,
+        )
 
     def _run_pass(
         self,
+        this: _Pass,
         load: BatchLoader,
         rows: npt.NDArray[np.int64],
         on_step: Callable[[], None],
@@ -147,35 +189,36 @@ class Trainer:
         on_cpu = model.b_enc_M.device.type == "cpu"
         n_batches = math.ceil(len(rows) / self._batch_size)
         order = torch.randperm(len(rows), generator=self._generator).numpy()
-        n_terms = len(StepReport._fields)
-        sums = model.b_enc_M.new_zeros(n_terms, dtype=torch.float64)
-        was_active_M = torch.zeros_like(self._steps_since_active_M, dtype=torch.bool)
-        for i_batch, batch in enumerate(np.array_split(order, n_batches)):
+        batches = np.array_split(order, n_batches)
+        first = this.n_steps
+        for i_batch in range(first, n_batches):
             rate = self._schedule.rate(self._i_pass, i_batch, n_batches)
-            x_BF = load(rows[self._processes.part_of(batch)])
-            part = BatchPart(len(batch), self._processes)
+            part = BatchPart(len(batches[i_batch]), self._processes)
+            x_BF = load(rows[self._processes.part_of(batches[i_batch])])
             # To list the dead features is to ask the device how many there are: on CUDA
             # a list serves for several steps.
-            if on_cpu or i_batch % _DEAD_AFTER_STEPS == 0:
+            if on_cpu or i_batch % _DEAD_AFTER_STEPS == 0 or i_batch == first:
                 is_dead_M = self._steps_since_active_M >= _DEAD_AFTER_STEPS
                 dead_D = is_dead_M.nonzero().squeeze(1)
             report, is_active_M = self.step(x_BF, dead_D, rate, part)
-            sums += torch.stack([term.detach().double() for term in report])
-            was_active_M |= is_active_M
+            this.sums += torch.stack([term.detach().double() for term in report])
+            this.was_active_M |= is_active_M
+            this.n_steps += 1
             on_step()
         # Asked once a pass: each time the device is asked, it has to finish first.
-        trained = [sums, *model.parameters()]
-        n_broken = torch.stack([(~values.isfinite()).sum() for values in trained])
-        self._processes.add_up(n_broken)
-        if bool(n_broken.any()):
+        trained = [this.sums, *model.parameters()]
+        is_sound = all(bool(values.isfinite().all()) for values in trained)
+        if self._processes.any(not is_sound):
             raise DivergenceError
-        self._i_pass += 1
-        means = dict(zip(StepReport._fields, (sums / n_batches).tolist(), strict=True))
-        del means["gradient_norm"]
+        means = (this.sums / n_batches).tolist()
+        named = dict(zip(StepReport._fields, means, strict=True))
+        del named["gradient_norm"]
         return PassReport(
-            **means,
-            dead_features=float((~was_active_M).sum()),
-            dominant_share=self._dominant_share(x_BF),
+            **named,
+            dead_features=float((~this.was_active_M).sum()),
+            dominant_share=self._dominant_share(
+                load(rows[self._processes.part_of(batches[-1])])
+            ),
         )
 
     def step(
@@ -269,6 +312,11 @@ class Trainer:
         total, count = sums.tolist()
         return total / count if count else math.nan
 
+    @property
+    def n_steps_of_pass(self) -> int:
+        """Steps taken of a pass that has begun."""
+        return 0 if self._pass is None else self._pass.n_steps
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a later trainer needs to go on, as tensors and numbers."""
         return {
@@ -278,6 +326,7 @@ class Trainer:
             "steps_since_active": self._steps_since_active_M,
             "generator": self._generator.get_state(),
             "i_pass": self._i_pass,
+            "pass": None if self._pass is None else vars(self._pass).copy(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -289,6 +338,17 @@ class Trainer:
         self._steps_since_active_M.copy_(state["steps_since_active"])
         self._generator.set_state(state["generator"].cpu())
         self._i_pass = state["i_pass"]
+        begun = state.get("pass")
+        if begun is not None:
+            device = self._model.b_enc_M.device
+            self._generator.set_state(begun["generator_state"].cpu())
+            self._pass = _Pass(
+                generator_state=begun["generator_state"].cpu(),
+                good_weights=begun["good_weights"],
+                sums=begun["sums"].to(device, copy=True),
+                was_active_M=begun["was_active_M"].to(device, copy=True),
+                n_steps=begun["n_steps"],
+            )
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,15 +1,15 @@
 """How a coder is trained: the scikit-learn contract of fit and partial_fit."""
 
 import math
-import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 
 from .._engine._data import TrainingData
@@ -27,12 +27,14 @@ from .._engine._tensors import numpy_tree, tensor_tree, to_numpy, torch_dtype
 from .._engine._threads import threads_for
 from .._engine._torch_state import with_torch_state
 from .._engine.neurons import FrozenMLP
-from .._sklearn_compat import fit_context
+from .._sklearn_compat import CallbackSupportMixin, fit_context
 from .._validation import check_seed
 from ..networks import check_mlps, check_provable, freeze_mlps
 from ._fitted import FittedCoder
 from ._parameters import CoderParameters
+from ._running_fit import RunningFit
 from ._scales import MeasuredScales
+from ._warnings import warn_of_constant_sites, warn_of_divergence, warn_of_outliers
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -60,7 +62,7 @@ def _supports_partial_fit(estimator: CoderParameters) -> bool:
     return True
 
 
-class BaseInteractionCoder(FittedCoder):
+class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
     """Base of the coders; subclasses say how X is laid out in sites."""
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -100,37 +102,57 @@ class BaseInteractionCoder(FittedCoder):
             would dominate (see `outlier_threshold`); or if there are more sites than
             samples, which hints at a batch of sequences.
         """
+        given = X
         X, layout = self._validate_new_activations(X)
         processes = self._processes_for(X)
-        generator = self._new_generator(processes)
         typical = self._typical_norms(X, layout)
         rows = self._rows_to_use(X, typical)
-        train_rows, validation_rows = self._split(rows, generator)
-        offset = self._given_offset(X) if self.warm_start else None
-        data = self._measured_data(X, layout, train_rows, typical, offset, processes)
-        mlps = self._frozen_mlps(data)
+        n_train = len(rows) - self._n_validation(len(rows))
         settings = self._settings(
-            X.shape[1], layout["n_sites_"], len(train_rows), self._output_dtype(X)
+            X.shape[1], layout["n_sites_"], n_train, self._output_dtype(X)
         )
         weights = self._fitted_weights(settings, X) if self.warm_start else None
-        with threads_for(step_size(settings, X.shape[1], mlps, processes)):
-            run = Training.begin(
-                data,
-                train_rows,
-                mlps,
-                settings,
-                generator,
-                weights,
-                processes=processes,
+        offset = self._given_offset(X) if self.warm_start else None
+        running = self._running("fit", given, y, X, settings.n_passes, weights)
+        with running.told():
+            seed = processes.from_first(running.seed)
+            generator = torch.Generator().manual_seed(seed)
+            train_rows, validation_rows = self._split(rows, generator)
+            data = self._measured_data(
+                X, layout, train_rows, typical, offset, processes
             )
-            history = run.run(train_rows, settings.n_passes, validation_rows)
-            self._export(run, data, history, train_rows, layout)
-        scales = MeasuredScales(data.scaling, run.scales, typical)
-        self._keep(settings, scales)
-        self._intercept_is_given = offset is not None
-        if validation_rows is not None:
-            self.validation_loss_curve_ = run.validation_losses
-            self.best_validation_loss_ = min(run.validation_losses, default=math.nan)
+            mlps = self._frozen_mlps(data)
+            with threads_for(step_size(settings, X.shape[1], mlps, processes)):
+                run = Training.begin(
+                    data,
+                    train_rows,
+                    mlps,
+                    settings,
+                    generator,
+                    weights,
+                    processes=processes,
+                )
+
+                def attributes() -> dict[str, Any]:
+                    scales = MeasuredScales(data.scaling, run.scales, typical)
+                    fitted = self._fitted_attributes(run, scales, train_rows, layout)
+                    fitted |= self._kept_attributes(settings, scales, layout)
+                    fitted["_intercept_is_given"] = offset is not None
+                    if validation_rows is not None:
+                        losses = run.validation_losses
+                        fitted["validation_loss_curve_"] = list(losses)
+                        fitted["best_validation_loss_"] = min(losses, default=math.nan)
+                    return fitted
+
+                running.start(run, attributes)
+                run.run(train_rows, settings.n_passes, validation_rows, running)
+                fitted = attributes()
+                if run.diverged_in_pass is not None:
+                    warn_of_divergence(run.diverged_in_pass)
+                for name in _NOT_IN_EVERY_FIT:
+                    self.__dict__.pop(name, None)
+                self.__dict__.update(fitted)
+                running.end()
         return self
 
     @available_if(_supports_partial_fit)
@@ -169,6 +191,7 @@ class BaseInteractionCoder(FittedCoder):
         """
         # scikit-learn validates the parameters at the first call only.
         self._validate_params()
+        given = X
         state = getattr(self, "_training_state", None)
         is_fitted = hasattr(self, "components_")
         if is_fitted:
@@ -186,7 +209,7 @@ class BaseInteractionCoder(FittedCoder):
             if self.outlier_threshold is None:
                 outliers = Outliers(_OUTLIER_RATIO)
                 without_outliers(X, rows, typical, outliers)
-                _warn_of_outliers(outliers)
+                warn_of_outliers(outliers)
             data = self._training_data(X, kept.scaling)
         else:
             typical = self._typical_norms(X, layout)
@@ -197,33 +220,69 @@ class BaseInteractionCoder(FittedCoder):
             X.shape[1], layout["n_sites_"], len(rows), self._output_dtype(X)
         )
         mlps = self._frozen_mlps(data)
-        history: dict[str, FloatArray] = {}
-        with threads_for(step_size(settings, X.shape[1], mlps, processes)):
+        weights = self._fitted_weights(settings, X)
+        goes_on = kept is not None and state is not None
+        history: dict[str, FloatArray] = self.history_ if goes_on else {}
+        running = self._running("partial_fit", given, y, X, 1, weights, goes_on)
+        n_multiplications = step_size(settings, X.shape[1], mlps, processes)
+        with threads_for(n_multiplications), running.told():
             if kept is not None and state is not None:
                 settings = replace(settings, n_passes=state["n_passes"])
                 trainer = tensor_tree(state["trainer"])
                 run = Training.resume(
                     data, mlps, settings, kept.losses, trainer, processes
                 )
-                history = self.history_
             else:
-                weights = self._fitted_weights(settings, X)
                 losses = None if kept is None else kept.losses
-                generator = self._new_generator(processes)
+                seed = processes.from_first(running.seed)
+                generator = torch.Generator().manual_seed(seed)
                 run = Training.begin(
                     data, rows, mlps, settings, generator, weights, losses, processes
                 )
-            new = run.run(rows, n_passes=1)
-            joined = {key: np.append(history.get(key, []), new[key]) for key in new}
-            self._export(run, data, joined, rows, layout)
-        self._keep(settings, MeasuredScales(data.scaling, run.scales, typical))
-        self._intercept_is_given = getattr(self, "_intercept_is_given", False)
-        self._training_state = {
-            "trainer": numpy_tree(run.state_dict()),
-            "n_passes": settings.n_passes,
-            "max_iter": self.max_iter,
-        }
+
+            def attributes() -> dict[str, Any]:
+                scales = MeasuredScales(data.scaling, run.scales, typical)
+                fitted = self._fitted_attributes(run, scales, rows, layout, history)
+                fitted |= self._kept_attributes(settings, scales, layout)
+                is_given = getattr(self, "_intercept_is_given", False)
+                fitted["_intercept_is_given"] = is_given
+                return fitted
+
+            running.start(run, attributes)
+            run.run(rows, n_passes=1, watcher=running)
+            fitted = attributes()
+            if run.diverged_in_pass is not None:
+                warn_of_divergence(run.diverged_in_pass)
+            fitted["_training_state"] = {
+                "trainer": numpy_tree(run.state_dict()),
+                "n_passes": settings.n_passes,
+                "max_iter": self.max_iter,
+            }
+            self.__dict__.update(fitted)
+            running.end()
         return self
+
+    def _running(
+        self,
+        method: str,
+        given: Any,
+        y: Any,
+        X: FloatArray,
+        n_passes: int,
+        weights: UserWeights | None,
+        goes_on: bool = False,
+    ) -> RunningFit:
+        """A fit that callbacks can be told of; one that goes on draws no seed."""
+        return RunningFit(
+            self,
+            method,
+            given,
+            y,
+            X,
+            seed=0 if goes_on else self._drawn_seed(),
+            n_passes=n_passes,
+            start={} if weights is None else weights.arrays(),
+        )
 
     def _processes_for(self, X: FloatArray) -> Processes:
         """Those that fit together, after they have made sure to fit the same."""
@@ -250,9 +309,8 @@ class BaseInteractionCoder(FittedCoder):
         )
         return processes
 
-    def _new_generator(self, processes: Processes) -> torch.Generator:
-        seed = int(check_seed(self.random_state).randint(2**31 - 1))
-        return torch.Generator().manual_seed(processes.from_first(seed))
+    def _drawn_seed(self) -> int:
+        return int(check_seed(self.random_state).randint(2**31 - 1))
 
     def _typical_norms(self, X: FloatArray, layout: dict[str, Any]) -> TypicalNorms:
         rows = np.arange(len(X))
@@ -280,7 +338,14 @@ class BaseInteractionCoder(FittedCoder):
         """Rows to train on, and those held out."""
         if not self.early_stopping:
             return rows, None
-        n_samples = len(rows)
+        n_samples, n_validation = len(rows), self._n_validation(len(rows))
+        order = torch.randperm(n_samples, generator=generator).numpy()
+        return rows[np.sort(order[n_validation:])], rows[np.sort(order[:n_validation])]
+
+    def _n_validation(self, n_samples: int) -> int:
+        """How many samples are held out."""
+        if not self.early_stopping:
+            return 0
         n_validation = math.ceil(self.validation_fraction * n_samples)
         if n_samples - n_validation < 2:
             raise ValueError(
@@ -288,8 +353,7 @@ class BaseInteractionCoder(FittedCoder):
                 "samples leaves fewer than 2 to train on; lower it or set "
                 "early_stopping=False."
             )
-        order = torch.randperm(n_samples, generator=generator).numpy()
-        return rows[np.sort(order[n_validation:])], rows[np.sort(order[:n_validation])]
+        return n_validation
 
     def _measured_data(
         self,
@@ -311,8 +375,8 @@ class BaseInteractionCoder(FittedCoder):
             offset=offset,
             watch=(typical, outliers) if self.outlier_threshold is None else None,
         )
-        _warn_of_constant_sites(scaling)
-        _warn_of_outliers(outliers)
+        warn_of_constant_sites(scaling)
+        warn_of_outliers(outliers)
         return self._training_data(X, processes.from_first(scaling))
 
     def _training_data(self, X: FloatArray, scaling: SiteScaling) -> TrainingData:
@@ -385,91 +449,58 @@ class BaseInteractionCoder(FittedCoder):
                     "fit, with warm_start=True to begin from the fitted weights."
                 )
 
-    def _export(
+    def _fitted_attributes(
         self,
         run: Training,
-        data: TrainingData,
-        history: dict[str, FloatArray],
+        scales: MeasuredScales,
         rows: npt.NDArray[np.int64],
         layout: dict[str, Any],
-    ) -> None:
-        """Set the fitted attributes, in the user's units."""
+        history: Mapping[str, FloatArray] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """What the training has made, in the user's units."""
         evaluation = run.evaluate(rows)
-        if run.diverged_in_pass is not None:
-            _warn_of_divergence(run.diverged_in_pass)
-        if "n_features_in_" in layout:
-            for name in _NOT_IN_EVERY_FIT:
-                self.__dict__.pop(name, None)
-        self.__dict__.update(layout)
         model, dtype = run.model, to_numpy(run.model.b_enc_M).dtype
         W_dec_MF = to_numpy(model.W_dec_MF).astype(np.float64)
-        folded = data.scaling.fold(
+        folded = scales.scaling.fold(
             to_numpy(model.W_enc_MF).astype(np.float64),
             to_numpy(model.b_enc_M).astype(np.float64),
             W_dec_MF,
         )
         encoder, encoder_intercept, components = (w.astype(dtype) for w in folded)
-        self.components_ = components
-        self.intercept_ = data.scaling.offset_F.astype(dtype)
-        self.encoder_components_ = encoder
-        self.encoder_intercept_ = encoder_intercept
         threshold = model.activation.threshold
-        self.threshold_ = to_numpy(threshold) if threshold.ndim else float(threshold)
-        by_site = W_dec_MF.reshape(len(W_dec_MF), self.n_sites_, -1)
-        self.decoder_norms_ = np.linalg.norm(by_site, axis=2).astype(dtype)
-        self.site_fvu_ = evaluation.site_fvu
-        self.site_norm_ratio_ = evaluation.site_norm_ratio
-        self.activation_frequency_ = evaluation.activation_frequency
-        self.history_ = history
-        self.loss_curve_ = history["loss"].tolist() if history else []
-        self.n_iter_ = len(self.loss_curve_)
+        by_site = W_dec_MF.reshape(len(W_dec_MF), layout["n_sites_"], -1)
+        new = run.history()
+        joined = {name: np.append(history.get(name, []), new[name]) for name in new}
+        return layout | {
+            "components_": components,
+            "intercept_": scales.scaling.offset_F.astype(dtype),
+            "encoder_components_": encoder,
+            "encoder_intercept_": encoder_intercept,
+            "threshold_": to_numpy(threshold) if threshold.ndim else float(threshold),
+            "decoder_norms_": np.linalg.norm(by_site, axis=2).astype(dtype),
+            "site_fvu_": evaluation.site_fvu,
+            "site_norm_ratio_": evaluation.site_norm_ratio,
+            "activation_frequency_": evaluation.activation_frequency,
+            "history_": joined,
+            "loss_curve_": joined["loss"].tolist(),
+            "n_iter_": len(joined["loss"]),
+        }
 
-    def _keep(self, settings: FitSettings, scales: MeasuredScales) -> None:
-        """Set what decides after the fit, whatever becomes of the parameters."""
-        width = self.n_features_in_ // self.n_sites_
-        mlps = check_mlps(self.mlp, self.n_sites_, width)
-        self.k_ = settings.k
-        self.activation_ = settings.activation
-        self.mlp_ = None if mlps is None else tuple(mlps)
-        self.n_dominant_ = int(self.n_dominant)
-        self._scales = scales.to_dict()
-        self._fixed = {"center": self.center, "normalize": self.normalize}
+    def _kept_attributes(
+        self, settings: FitSettings, scales: MeasuredScales, layout: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What decides after the fit, whatever becomes of the parameters."""
+        n_sites = layout["n_sites_"]
+        mlps = check_mlps(self.mlp, n_sites, len(scales.scaling.offset_F) // n_sites)
+        return {
+            "k_": settings.k,
+            "activation_": settings.activation,
+            "mlp_": None if mlps is None else tuple(mlps),
+            "n_dominant_": int(self.n_dominant),
+            "_scales": scales.to_dict(),
+            "_fixed": {"center": self.center, "normalize": self.normalize},
+        }
 
 
 def _checksum(array: npt.NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(array).tobytes())
-
-
-def _warn_of_constant_sites(scaling: SiteScaling) -> None:
-    if scaling.is_constant_L.any():
-        sites = np.flatnonzero(scaling.is_constant_L).tolist()
-        warnings.warn(
-            f"The activations do not vary at site(s) {sites}, which take no part in "
-            "the reconstruction loss; leave them out of X.",
-            UserWarning,
-            stacklevel=6,
-        )
-
-
-def _warn_of_outliers(outliers: Outliers) -> None:
-    if outliers.n_found:
-        more = "" if outliers.n_found <= len(outliers.named) else ", ..."
-        rows = ", ".join(map(str, outliers.named)) + more
-        warnings.warn(
-            f"{outliers.n_found} row(s) of X have a norm more than "
-            f"{outliers.threshold:g} times the median (up to {outliers.largest:.3g} "
-            f"times): {rows}. They dominate scales, losses and score. Leave them out "
-            "of X, or set outlier_threshold to train without them.",
-            UserWarning,
-            stacklevel=6,
-        )
-
-
-def _warn_of_divergence(i_pass: int) -> None:
-    warnings.warn(
-        f"The training diverged in pass {i_pass}; the weights from before that "
-        "pass are kept. Lower learning_rate_init or the penalties, or look for extreme "
-        "values in X.",
-        ConvergenceWarning,
-        stacklevel=5,
-    )

@@ -14,6 +14,7 @@ from ..activations import Harvest, ShardedActivations, load_harvest
 from ._harvest import harvest
 from ._mlp_weights import mlp_weights
 from ._patched_loss import patched_loss
+from ._routed_experts import routed_experts
 from ._sites import site_names
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "load_harvest",
     "mlp_weights",
     "patched_loss",
+    "routed_experts",
     "site_names",
 ]

@@ -1,4 +1,4 @@
-"""Where the activations and the MLPs of each family of models are."""
+"""The blocks of a model of a known family, and the modules that read its sites."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .._validation import shown
+from ._families import FAMILIES, Architecture, Mixture
 from ._unknown_models import how_to_take_mlps
 
 # In the order in which a block computes them.
@@ -16,146 +17,57 @@ SITES = ("resid_pre", "attn_in", "resid_mid", "mlp_in", "resid_post")
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """Paths of the modules of one family, the blocks' from the base model.
+class DenseMLP:
+    """The layers of an MLP; see :class:`~._families.Architecture`."""
 
-    Parameters
-    ----------
-    blocks : str
-        The list of blocks.
-    attention : str
-        The module of a block that takes the input of attention.
-    mlp_norm : str or None
-        The normalisation that only the MLP reads; None where normalisation comes
-        after the residual is added, so that the MLP reads the residual stream.
-    linear_in, activation, linear_out : str
-        The MLP.
-    linear_gate : str or None
-        The layer before the nonlinearity of a gated MLP, whose ``linear_in`` is the
-        linear factor.
-    norm_scale_offset : float
-        What is added to the weight of ``mlp_norm`` to get its scale.
-    is_causal : bool
-        Whether the model predicts the next token, unless its configuration says so.
-    first_position_is_after_padding : bool
-        Whether positions are counted from ``pad_token_id + 1``.
-    """
-
-    blocks: str
-    attention: str
-    mlp_norm: str | None
-    linear_in: str
-    activation: str
-    linear_out: str
-    linear_gate: str | None = None
-    norm_scale_offset: float = 0.0
-    is_causal: bool = True
-    first_position_is_after_padding: bool = False
-
-
-_GPT2 = Architecture("h", "attn", "ln_2", "mlp.c_fc", "mlp.act", "mlp.c_proj")
-_GPT_NEOX = Architecture(
-    "layers",
-    "attention",
-    "post_attention_layernorm",
-    "mlp.dense_h_to_4h",
-    "mlp.act",
-    "mlp.dense_4h_to_h",
-)
-_OPT = Architecture(
-    "decoder.layers", "self_attn", "final_layer_norm", "fc1", "activation_fn", "fc2"
-)
-
-
-def _llama(mlp_norm: str, norm_scale_offset: float = 0.0) -> Architecture:
-    return Architecture(
-        "layers",
-        "self_attn",
-        mlp_norm,
-        "mlp.up_proj",
-        "mlp.act_fn",
-        "mlp.down_proj",
-        linear_gate="mlp.gate_proj",
-        norm_scale_offset=norm_scale_offset,
-    )
-
-
-def _bert(first_position_is_after_padding: bool) -> Architecture:
-    return Architecture(
-        "encoder.layer",
-        "attention",
-        None,
-        "intermediate.dense",
-        "intermediate.intermediate_act_fn",
-        "output.dense",
-        is_causal=False,
-        first_position_is_after_padding=first_position_is_after_padding,
-    )
-
-
-_DISTILBERT = Architecture(
-    "transformer.layer",
-    "attention",
-    None,
-    "ffn.lin1",
-    "ffn.activation",
-    "ffn.lin2",
-    is_causal=False,
-)
-
-# By `model.config.model_type`.
-ARCHITECTURES = {
-    "bert": _bert(False),
-    "distilbert": _DISTILBERT,
-    "electra": _bert(False),
-    "gemma": _llama("post_attention_layernorm", norm_scale_offset=1.0),
-    "gemma2": _llama("pre_feedforward_layernorm", norm_scale_offset=1.0),
-    "gemma3_text": _llama("pre_feedforward_layernorm", norm_scale_offset=1.0),
-    "gpt2": _GPT2,
-    "gpt_neo": _GPT2,
-    "gpt_neox": _GPT_NEOX,
-    "llama": _llama("post_attention_layernorm"),
-    "mistral": _llama("post_attention_layernorm"),
-    "mpnet": _bert(True),
-    "opt": _OPT,
-    "qwen2": _llama("post_attention_layernorm"),
-    "qwen3": _llama("post_attention_layernorm"),
-    "roberta": _bert(True),
-    "xlm-roberta": _bert(True),
-}
-
-
-@dataclass(frozen=True)
-class Block:
-    """The modules of one block; see :class:`Architecture`.
-
-    ``has_resid_mid`` is False where attention and MLP read the same residual stream
-    side by side.
-    """
-
-    block: nn.Module
-    attention: nn.Module
-    mlp_norm: nn.Module | None
     linear_in: nn.Module
     activation: nn.Module
     linear_out: nn.Module
     linear_gate: nn.Module | None
-    norm_scale_offset: float
-    has_resid_mid: bool
+    is_fused: bool
+
+    @property
+    def reader(self) -> nn.Module:
+        """The module that reads the input of the MLP."""
+        return self.linear_in
+
+
+@dataclass(frozen=True)
+class ExpertMixture:
+    """The experts of an MLP; see :class:`~._families.Mixture`."""
+
+    router: nn.Module
+    experts: nn.Module
+    refusal: str | None
+
+    @property
+    def reader(self) -> nn.Module:
+        """The module that reads the input of the MLP."""
+        return self.router
+
+
+@dataclass(frozen=True)
+class Block:
+    """The modules of one block; see :class:`~._families.Architecture`."""
+
+    block: nn.Module
+    attention: nn.Module
+    mlp_norm: nn.Module | None
+    mlp: DenseMLP | ExpertMixture
+    is_parallel: bool
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites that the block has, in order of computation."""
-        return tuple(s for s in SITES if s != "resid_mid" or self.has_resid_mid)
+        return tuple(s for s in SITES if s != "resid_mid" or not self.is_parallel)
 
     def reader(self, site: str) -> nn.Module:
         """The module whose input is the site, or its output for "resid_post"."""
-        mlp_reader = self.linear_in if self.mlp_norm is None else self.mlp_norm
         return {
             "resid_pre": self.block,
             "attn_in": self.attention,
-            "resid_mid": mlp_reader,
-            "mlp_in": self.linear_in,
+            "resid_mid": self.mlp.reader if self.mlp_norm is None else self.mlp_norm,
+            "mlp_in": self.mlp.reader,
             "resid_post": self.block,
         }[site]
 
@@ -180,6 +92,17 @@ def check_model(model: object) -> PreTrainedModel:
     return model
 
 
+def language_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without a head, and without what reads images for it."""
+    inner = model.base_model
+    while True:
+        parts = (getattr(inner, name, None) for name in ("language_model", "model"))
+        part = next((p for p in parts if isinstance(p, PreTrainedModel)), None)
+        if part is None:
+            return inner
+        inner = part
+
+
 def architecture_of(model: PreTrainedModel) -> Architecture:
     """Look up the family of a model.
 
@@ -188,18 +111,20 @@ def architecture_of(model: PreTrainedModel) -> Architecture:
     ValueError
         If the family is not known.
     """
-    model_type = model.config.model_type
-    if model_type not in ARCHITECTURES:
+    config = language_model(model).config
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        advice = how_to_take_mlps(model, getattr(config, "hidden_size", 0))
         raise ValueError(
-            f"The architecture {model_type!r} ({type(model).__name__}) is not known; "
-            f"known are {sorted(ARCHITECTURES)}. {how_to_take_mlps(model)}"
+            f"The architecture {config.model_type!r} ({type(model).__name__}) is not "
+            f"known; known are {sorted(FAMILIES)}. {advice}"
         )
-    return ARCHITECTURES[model_type]
+    return family if isinstance(family, Architecture) else family(config)
 
 
 def is_causal(model: PreTrainedModel) -> bool:
     """Whether the model predicts the next token."""
-    is_decoder = getattr(model.config, "is_decoder", False)
+    is_decoder = getattr(language_model(model).config, "is_decoder", False)
     return architecture_of(model).is_causal or is_decoder
 
 
@@ -209,35 +134,54 @@ def transformer_blocks(model: PreTrainedModel) -> list[Block]:
     Raises
     ------
     ValueError
-        If the family is not known, or the model runs its MLPs on chunks of tokens.
+        If the family is not known, or the model has no blocks or runs its MLPs on
+        chunks of tokens.
     """
     architecture = architecture_of(model)
-    config = model.config
-    if getattr(config, "chunk_size_feed_forward", 0):
+    inner = language_model(model)
+    if getattr(inner.config, "chunk_size_feed_forward", 0):
         raise ValueError(
             "The model runs its MLPs on chunks of tokens; load it with "
             "chunk_size_feed_forward=0."
         )
-    is_parallel = getattr(config, "use_parallel_residual", False)
-    is_pre_norm = getattr(config, "do_layer_norm_before", True)
-
-    def optional(block: nn.Module, path: str | None) -> nn.Module | None:
-        return None if path is None else block.get_submodule(path)
-
+    modules = list(inner.get_submodule(architecture.blocks).children())
+    if not modules:
+        raise ValueError(f"{type(model).__name__} has no blocks, and so no sites.")
     return [
         Block(
             block=block,
             attention=block.get_submodule(architecture.attention),
-            mlp_norm=optional(block, architecture.mlp_norm) if is_pre_norm else None,
-            linear_in=block.get_submodule(architecture.linear_in),
-            activation=block.get_submodule(architecture.activation),
-            linear_out=block.get_submodule(architecture.linear_out),
-            linear_gate=optional(block, architecture.linear_gate),
-            norm_scale_offset=architecture.norm_scale_offset,
-            has_resid_mid=not is_parallel,
+            mlp_norm=_optional(block, architecture.mlp_norm),
+            mlp=_mlp_of(block, architecture),
+            is_parallel=architecture.is_parallel,
         )
-        for block in model.base_model.get_submodule(architecture.blocks).children()
+        for block in modules
     ]
+
+
+def _mlp_of(block: nn.Module, architecture: Architecture) -> DenseMLP | ExpertMixture:
+    mixture = architecture.mixture
+    if mixture is not None and _has(block, mixture):
+        return ExpertMixture(
+            router=block.get_submodule(mixture.router),
+            experts=block.get_submodule(mixture.experts),
+            refusal=mixture.refusal,
+        )
+    return DenseMLP(
+        linear_in=block.get_submodule(architecture.linear_in),
+        activation=block.get_submodule(architecture.activation),
+        linear_out=block.get_submodule(architecture.linear_out),
+        linear_gate=_optional(block, architecture.linear_gate),
+        is_fused=architecture.is_fused,
+    )
+
+
+def _has(block: nn.Module, mixture: Mixture) -> bool:
+    return any(path == mixture.experts for path, _ in block.named_modules())
+
+
+def _optional(block: nn.Module, path: str | None) -> nn.Module | None:
+    return None if path is None else block.get_submodule(path)
 
 
 def check_blocks(

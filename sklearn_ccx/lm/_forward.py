@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ._architectures import Block, is_causal
+from ._architectures import Block, ExpertMixture, is_causal, language_model
 from ._inputs import TokenBatch
 from ._sites import split_name
 
@@ -72,8 +72,31 @@ def record_sites(
                     of_this_thread(partial(record_input, slot)), with_kwargs=True
                 )
             hooks.callback(handle.remove)
-        run(model.base_model, batch)
+        run(language_model(model), batch)
     return torch.stack(recorded, dim=1)
+
+
+def record_routes(
+    model: PreTrainedModel, mixture: ExpertMixture, batch: TokenBatch
+) -> Tensor:
+    """The experts that the kept tokens of a batch are routed to, (n_kept, n_chosen)."""
+    recorded: list[Tensor] = []
+
+    def record(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        # The router gives its experts the rows, the experts of each, and their weights.
+        experts_Nk = [*args, *kwargs.values()][1]
+        by_token_BTk = experts_Nk.reshape(*batch.ids_BT.shape, -1)
+        recorded.append(by_token_BTk[batch.is_kept_BT.to(by_token_BTk.device)])
+
+    handle = mixture.experts.register_forward_pre_hook(
+        of_this_thread(record), with_kwargs=True
+    )
+    try:
+        run(language_model(model), batch)
+    finally:
+        handle.remove()
+    (experts_nk,) = recorded
+    return experts_nk
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from .._engine._torch_state import with_torch_state
 from .._validation import check_bool, check_int, check_option
 from ..activations._harvest import Harvest, check_path, load_harvest
 from ..activations._shard_directory import ShardDirectory
-from ._architectures import Block, check_model, transformer_blocks
+from ._architectures import Block, check_model, language_model, transformer_blocks
 from ._evaluation_mode import evaluation_mode
 from ._forward import record_sites
 from ._inputs import IntArray, TokenSelection, TokenSequences, read_inputs
@@ -183,7 +183,7 @@ def harvest(
     progress = tqdm(
         total=sequences.n_tokens, desc="harvest", unit="token", disable=not verbose
     )
-    width = model.config.hidden_size
+    width = language_model(model).config.hidden_size
     with progress, evaluation_mode(model):
         if path is None:
             return _harvest_to_memory(

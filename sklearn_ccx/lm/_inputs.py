@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .._validation import as_numpy, check_bool, check_int, check_list, shown
-from ._architectures import architecture_of
+from ._architectures import architecture_of, language_model
 from ._padding import Padding, ids_of
 
 IntArray = npt.NDArray[np.int64]
@@ -181,6 +181,7 @@ def read_inputs(
             "tokenizer must be a tokenizer of transformers, such as "
             f"AutoTokenizer.from_pretrained(...) returns; got {shown(tokenizer)}."
         )
+    model = language_model(model)
     fields = _by_field(model, inputs, tokenizer, selection.max_length)
     ids = fields.pop("input_ids")
     # Many tokenizers give token types to models that have none, of which some would

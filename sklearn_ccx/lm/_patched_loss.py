@@ -14,7 +14,15 @@ from transformers import PreTrainedModel
 
 from .._engine._torch_state import with_torch_state
 from .._validation import as_numpy, check_int
-from ._architectures import check_blocks, check_model, is_causal, transformer_blocks
+from ._architectures import (
+    Block,
+    ExpertMixture,
+    check_blocks,
+    check_model,
+    is_causal,
+    language_model,
+    transformer_blocks,
+)
 from ._evaluation_mode import evaluation_mode
 from ._forward import replaced_output, run
 from ._inputs import TokenBatch, TokenSelection, TokenSequences, read_inputs
@@ -128,6 +136,7 @@ def patched_loss(
     selection = TokenSelection.checked(
         max_length, max_tokens, drop_special, drop_positions
     )
+    linear_outs = [_linear_out(blocks, number) for number in chosen]
     if model.get_output_embeddings() is None:
         raise TypeError(
             f"{type(model).__name__} has no language-model head; load the model with "
@@ -143,7 +152,7 @@ def patched_loss(
     return partial(
         _loss,
         model=model,
-        linear_outs=[blocks[index].linear_out for index in chosen],
+        linear_outs=linear_outs,
         sequences=sequences,
         batch_size=batch_size,
         predicts_next=predicts_next,
@@ -169,7 +178,9 @@ def _loss(
             "estimator."
         )
     linear_out = linear_outs[mlp_index]
-    patches = _patches(output, sequences.n_tokens, model.config.hidden_size)
+    patches = _patches(
+        output, sequences.n_tokens, language_model(model).config.hidden_size
+    )
     total, n_predicted = 0.0, 0
     with evaluation_mode(model):
         for rows in sequences.batches(batch_size):
@@ -192,6 +203,17 @@ def _loss(
             "too large for the model's precision."
         )
     return loss
+
+
+def _linear_out(blocks: list[Block], number: int) -> nn.Module:
+    mlp = blocks[number].mlp
+    if isinstance(mlp, ExpertMixture):
+        raise ValueError(
+            f"The MLP of block {number} is a mixture of experts, whose outputs are "
+            "weighted and added; the loss with one of them replaced is not known. "
+            "Leave loss out, so that fidelity is that of the expert's output."
+        )
+    return mlp.linear_out
 
 
 def _patches(output: FloatArray | None, n_tokens: int, width: int) -> Tensor | None:

@@ -18,14 +18,20 @@ def site_names(model: PreTrainedModel) -> list[str]:
     - "resid_pre", the residual stream at its input;
     - "attn_in", what its attention reads: the normalised residual stream;
     - "resid_mid", the residual stream between attention and MLP. Blocks that run
-      both side by side (GPT-NeoX with ``use_parallel_residual=True``, which is
-      Pythia) have none;
+      both side by side (Pythia, GPT-J, Phi, Cohere, most of Falcon) have none;
     - "mlp_in", what its MLP reads: the normalised residual stream;
     - "resid_post", the residual stream at its output, which is "resid_pre" of the
       next block.
 
-    In the encoders normalisation comes after the residual is added: there "attn_in"
-    equals "resid_pre" and "mlp_in" equals "resid_mid".
+    In BERT and its kin, and in OLMo 2 and 3, normalisation comes after attention and
+    MLP: there "attn_in" equals "resid_pre" and "mlp_in" equals "resid_mid".
+
+    The families known, by ``config.model_type``, are bert, cohere, cohere2, distilbert,
+    electra, falcon, gemma, gemma2, gemma3_text, glm, glm4, gpt2, gpt_bigcode, gpt_neo,
+    gpt_neox, gpt_oss, gptj, llama, llama4_text, mistral, mixtral, modernbert, mpnet,
+    olmo, olmo2, olmo3, opt, phi, phi3, qwen2, qwen2_moe, qwen3, qwen3_moe, roberta,
+    stablelm, starcoder2 and xlm-roberta. Of a model that sees images as well, the
+    language model is read.
 
     Parameters
     ----------

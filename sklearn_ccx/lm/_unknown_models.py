@@ -12,13 +12,12 @@ from ..networks import activation_name
 from ._evaluation_mode import evaluation_mode
 
 
-def how_to_take_mlps(model: PreTrainedModel) -> str:
+def how_to_take_mlps(model: PreTrainedModel, width: int) -> str:
     """A sentence with the call that takes the model's MLPs.
 
     It names the modules where they can be found: where the MLP of the first block
-    computes what its parts would compute as an MLP.
+    computes what its parts would compute as an MLP that reads `width` numbers.
     """
-    width = getattr(model.config, "hidden_size", 0)
     with evaluation_mode(model), torch_state(grad=False):
         for path, blocks in model.named_modules():
             if isinstance(blocks, nn.ModuleList) and len(blocks):

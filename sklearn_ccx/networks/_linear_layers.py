@@ -6,7 +6,7 @@ scales, adapters add to the product, parametrisations and hooks change it. Only 
 and what it stores is taken where the results agree.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,19 @@ from torch import Tensor, nn
 
 from .._engine._torch_state import torch_state
 from .._validation import as_numpy, shown
+from ._foreign_modules import (
+    beside_weight,
+    check_loaded,
+    holds_numbers,
+    is_changed,
+    is_plain,
+    kind_of,
+    parameter_of,
+    precision_of,
+    quantised,
+    reasons,
+    stores_codes,
+)
 from ._row_norms import row_norms
 
 FloatArray = npt.NDArray[np.floating]
@@ -47,39 +60,30 @@ def linear_layer(layer: Any, name: str) -> tuple[FloatArray, FloatArray | None]:
             f"{name} has an adapter that is not merged; pass the model that "
             "model.merge_and_unload() returns."
         )
-    weight = _parameter(layer, "weight") if isinstance(layer, nn.Module) else None
+    weight = parameter_of(layer, "weight") if isinstance(layer, nn.Module) else None
     if weight is None:
         raise _not_linear(layer, name)
-    if nn.parameter.is_lazy(weight):
-        raise ValueError(
-            f"{name} is a {_kind(layer)} that has no weights yet; run the network once."
-        )
-    if weight.device.type == "meta":
-        raise ValueError(
-            f"{name} is a {_kind(layer)} whose weights are on the meta device: they "
-            "are offloaded or were never loaded. Load the model without offloading, "
-            "for example without device_map."
-        )
+    check_loaded(weight, layer, name)
     with torch_state(grad=False):
-        if _stores_codes(weight):
+        if stores_codes(weight):
             return _read(layer, name, _dequantised)
         if weight.ndim != 2:
             raise _not_linear(layer, name)
-        if type(layer) is nn.Linear and not _is_changed(layer):
+        if type(layer) is nn.Linear and not is_changed(layer):
             return as_numpy(weight, name).T, _bias(layer, name)
         return _read(layer, name, _stored)
 
 
 def _stored(layer: nn.Module) -> Tensor | None:
     """The weight as it is stored."""
-    return _parameter(layer, "weight")
+    return parameter_of(layer, "weight")
 
 
 def _dequantised(layer: nn.Module) -> Tensor | None:
     """What the weight, or the layer, says that its codes mean."""
-    weight = _parameter(layer, "weight")
+    weight = parameter_of(layer, "weight")
     # torch's own method returns the codes of a plain tensor as floats.
-    is_own = weight is not None and (weight.is_quantized or not _is_plain(weight))
+    is_own = weight is not None and (weight.is_quantized or not is_plain(weight))
     for holder in (weight if is_own else None, layer):
         dequantize = getattr(holder, "dequantize", None)
         if callable(dequantize):
@@ -87,7 +91,7 @@ def _dequantised(layer: nn.Module) -> Tensor | None:
                 dequantised = dequantize()
             except Exception:  # foreign code; without a result the layer is refused
                 continue
-            if isinstance(dequantised, Tensor) and _holds_numbers(dequantised):
+            if isinstance(dequantised, Tensor) and holds_numbers(dequantised):
                 return dequantised
     return None
 
@@ -172,16 +176,9 @@ class _Probe:
             size = size + np.abs(bias)
         if output.shape != expected.shape:
             return False
-        tolerance = 4 * self._precision() + 32 * float(np.finfo(W.dtype).eps)
+        tolerance = 4 * precision_of(self.dtype) + 32 * float(np.finfo(W.dtype).eps)
         smallest = torch.finfo(self.dtype).tiny * torch.finfo(self.dtype).eps
         return bool((np.abs(output - expected) <= tolerance * size + smallest).all())
-
-    def _precision(self) -> float:
-        """Of the product, which may be less precise than its factors."""
-        precision = torch.get_float32_matmul_precision()
-        if self.dtype == torch.float32 and precision != "highest":
-            return {"high": 2.0**-10, "medium": 2.0**-7}[precision]
-        return float(torch.finfo(self.dtype).eps)
 
 
 def _product(rows: npt.NDArray[np.float64], W: FloatArray) -> npt.NDArray[np.float64]:
@@ -204,45 +201,12 @@ def _matrix(stored: Tensor, is_transposed: bool, name: str) -> FloatArray:
 
 
 def _bias(layer: nn.Module, name: str) -> FloatArray | None:
-    bias = _parameter(layer, "bias")
+    bias = parameter_of(layer, "bias")
     return None if bias is None else as_numpy(bias, f"the bias of {name}")
 
 
-def _parameter(layer: Any, name: str) -> Tensor | None:
-    """A tensor of the layer; torch's quantised layers have methods for them."""
-    value = getattr(layer, name, None)
-    if callable(value) and not isinstance(value, nn.Module | type):
-        value = value()
-    return value if isinstance(value, Tensor) else None
-
-
-def _stores_codes(weight: Tensor) -> bool:
-    """Whether the entries may be codes of numbers and not the numbers."""
-    return not (_holds_numbers(weight) and _is_plain(weight))
-
-
-def _holds_numbers(tensor: Tensor) -> bool:
-    """Whether a dtype is one to compute in."""
-    is_number = tensor.is_floating_point() or tensor.is_complex()
-    return is_number and tensor.element_size() > 1
-
-
-def _is_plain(weight: Tensor) -> bool:
-    return type(weight) in (Tensor, nn.Parameter)
-
-
-def _is_changed(layer: nn.Module) -> bool:
-    """Whether something may stand between the layer's class and its output."""
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
-    return any(hooks) or "forward" in vars(layer)
-
-
-def _kind(layer: object) -> str:
-    return type(layer).__name__
-
-
 def _not_linear(layer: object, name: str) -> TypeError:
-    given = _kind(layer) if isinstance(layer, nn.Module) else shown(layer)
+    given = kind_of(layer) if isinstance(layer, nn.Module) else shown(layer)
     return TypeError(
         f"{name} must be a torch.nn.Linear or another layer that multiplies by a "
         f"matrix; got {given}. For another layer pass its arrays to "
@@ -250,32 +214,15 @@ def _not_linear(layer: object, name: str) -> TypeError:
     )
 
 
-def _scales(layer: nn.Module) -> Iterator[str]:
-    """Names of the tensors that the layer holds besides its weight and bias."""
-    held = {**layer._parameters, **layer._buffers, **vars(layer)}
-    for name, value in held.items():
-        if isinstance(value, Tensor) and name not in ("weight", "bias"):
-            yield name
-
-
 def _refusal(layer: nn.Module, name: str) -> ValueError:
-    weight = _parameter(layer, "weight")
+    weight = parameter_of(layer, "weight")
     assert weight is not None
-    scales = ", ".join(_scales(layer))
-    beside = f" beside {scales}" if scales else ""
-    if _stores_codes(weight):
-        return ValueError(
-            f"{name} is a {_kind(layer)} with quantised weights: it stores codes of "
-            f"{weight.dtype}{beside}, not the matrix that it multiplies by. Dequantise "
-            "the model, with model.dequantize() in transformers, or pass the matrices "
-            "to MLPWeights(W_in, W_out)."
-        )
-    hooks = " It has hooks; remove them." if _is_changed(layer) else ""
-    mode = " It is in training mode; call eval()." if layer.training else ""
+    if stores_codes(weight):
+        return quantised(weight, layer, name)
     return ValueError(
-        f"{name} is a {_kind(layer)} that does not compute x @ weight + bias from the "
-        f"weight of {weight.dtype} that it stores{beside}: rows that went through it "
-        f"are others.{hooks}{mode} If it is quantised, dequantise the model, with "
-        "model.dequantize() in transformers. Else pass the matrices that it stands for "
-        "to MLPWeights(W_in, W_out)."
+        f"{name} is a {kind_of(layer)} that does not compute x @ weight + bias from "
+        f"the weight of {weight.dtype} that it stores{beside_weight(layer)}: rows that "
+        f"went through it are others.{reasons(layer)} If it is quantised, dequantise "
+        "the model, with model.dequantize() in transformers. Else pass the matrices "
+        "that it stands for to MLPWeights(W_in, W_out)."
     )

@@ -13,6 +13,7 @@ from .._engine.neurons import NONLINEARITIES
 from .._validation import as_weights, check_int, check_option, check_real, shown
 from ._activation_modules import activation_name
 from ._linear_layers import linear_layer
+from ._norm_modules import norm_layer
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -315,9 +316,10 @@ class MLPWeights:
         activation: str | Callable[[Tensor], Tensor],
         *,
         linear_gate: nn.Module | None = None,
+        norm: nn.Module | None = None,
         site: int = 0,
     ) -> "MLPWeights":
-        """Take the linear layers of a torch MLP.
+        """Take the layers of a torch MLP.
 
         Parameters
         ----------
@@ -335,6 +337,11 @@ class MLPWeights:
             For a gated MLP, the layer before the nonlinearity; `linear_in` is then
             the one that multiplies its output (``up_proj`` in Llama).
 
+        norm : torch.nn.Module, default=None
+            The normalisation between the site and the MLP, if the activations are
+            those in front of it: a ``torch.nn.LayerNorm``, a ``torch.nn.RMSNorm``, or
+            another module that computes one of them, such as those of transformers.
+
         site : int, default=0
             The site of the activations that the MLP reads.
 
@@ -347,15 +354,17 @@ class MLPWeights:
         ------
         ValueError
             If a layer does not multiply by the weights that it stores, as quantised
-            layers do, or has none, as offloaded ones.
+            layers do, or has none, as offloaded ones, or if `norm` computes neither
+            normalisation.
         TypeError
-            If a layer is not linear or the activation is not known.
+            If a layer is not linear, `norm` not a module or the activation not known.
 
         Notes
         -----
         Any layer but a plain ``torch.nn.Linear`` is run once on a few random rows, and
         taken where it computes ``x @ W + b`` up to rounding. The activation is run on
-        a grid, and found by its values.
+        a grid, and found by its values, and so is the normalisation, with its `eps` and
+        with or without the 1 that some add to their weight.
 
         Examples
         --------
@@ -363,6 +372,14 @@ class MLPWeights:
         >>> from sklearn_ccx import MLPWeights
         >>> MLPWeights.from_torch(nn.Linear(8, 32), nn.Linear(32, 8), nn.GELU())
         MLPWeights(d=8, n_neurons=32, d_out=8, activation='gelu', site=0)
+        >>> mlp = MLPWeights.from_torch(
+        ...     nn.Linear(8, 32),
+        ...     nn.Linear(32, 8),
+        ...     nn.GELU(),
+        ...     norm=nn.LayerNorm(8, eps=1e-6),
+        ... )
+        >>> mlp.norm, mlp.eps
+        ('layernorm', 1e-06)
         """
         W_in, b_in = linear_layer(linear_in, "linear_in")
         W_out, b_out = linear_layer(linear_out, "linear_out")
@@ -383,6 +400,9 @@ class MLPWeights:
                 )
         if not isinstance(activation, str):
             activation = activation_name(activation)
+        of_norm = {}
+        if norm is not None:
+            of_norm = norm_layer(norm, "norm", len(W_in)).parameters()
         return cls(
             W_in,
             W_out,
@@ -392,6 +412,7 @@ class MLPWeights:
             b_gate=b_gate,
             activation=activation,
             site=site,
+            **of_norm,
         )
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -188,6 +188,11 @@ def _language_model():
 
 
 @_once
+def _mixture_of_experts():
+    return make_model("mixtral")
+
+
+@_once
 def _graph():
     graph = nx.Graph()
     graph.add_weighted_edges_from([(0, 1, 2.0), (1, 2, 1.0), (3, 4, 1.0), (2, 3, 0.1)])
@@ -485,6 +490,7 @@ def _network_doors():
             "linear_out": torch.nn.Linear(6, 3),
             "activation": torch.nn.SiLU(),
             "linear_gate": torch.nn.Linear(WIDTH, 6),
+            "norm": torch.nn.LayerNorm(WIDTH),
             "site": 0,
         },
         ("MLPWeights.from_torch",),
@@ -655,6 +661,22 @@ def _language_model_doors():
         paths=("directory",),
     )
     yield _function(lm.mlp_weights, model=_language_model)
+    yield _function(
+        lm.mlp_weights,
+        "expert",
+        model=_mixture_of_experts,
+        site="resid_mid",
+        sites=["resid_mid", "mlp_in"],
+        expert=1,
+    )
+    yield _function(
+        lm.routed_experts,
+        model=_mixture_of_experts,
+        inputs=lambda: IDS,
+        block=1,
+        max_length=10,
+        batch_size=2,
+    )
     yield _function(lm.site_names, model=_language_model)
     yield Door(
         "patched_loss",

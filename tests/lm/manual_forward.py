@@ -8,7 +8,8 @@ import torch
 
 def manual_sites(model, ids):
     """Activations of one sequence at every site, by name, and the last hidden state."""
-    base, config = model.base_model, model.config
+    base = base_of(model)
+    config = base.config
     output = base(ids, output_hidden_states=True)
     x = output.hidden_states[0]
     T = ids.shape[1]
@@ -21,6 +22,28 @@ def manual_sites(model, ids):
         elif config.model_type == "gpt_neox":
             rotation = base.rotary_emb(x, positions)
             here = _gpt_neox(block, x, mask, rotation, config.use_parallel_residual)
+        elif config.model_type == "gpt_bigcode":
+            here = _gpt2(block, x, mask)
+        elif config.model_type == "gptj":
+            here = _gptj(block, x, mask, positions)
+        elif config.model_type == "falcon":
+            rotation = base.rotary_emb(x, positions)
+            here = _falcon(block, x, mask, rotation)
+        elif config.model_type in ("phi", "cohere", "cohere2") or (
+            config.model_type == "stablelm" and config.use_parallel_residual
+        ):
+            rotation = base.rotary_emb(x, positions)
+            here = _one_norm(block, x, mask, rotation)
+        elif config.model_type in ("olmo2", "olmo3"):
+            kind = (config.layer_types[index],) if config.model_type == "olmo3" else ()
+            rotation = base.rotary_emb(x, positions, *kind)
+            here = _late_norms(block, x, mask, rotation)
+        elif config.model_type == "modernbert":
+            rotation = base.rotary_emb(x, positions, config.layer_types[index])
+            here = _modernbert(block, x, rotation)
+        elif config.model_type == "glm4":
+            rotation = base.rotary_emb(x, positions)
+            here = _glm4(block, x, mask, rotation)
         elif config.model_type == "opt":
             here = _opt(block, x, mask, config.do_layer_norm_before)
         elif config.model_type == "distilbert":
@@ -41,6 +64,15 @@ def manual_sites(model, ids):
     return sites, _final_norm(base)(x), output.last_hidden_state
 
 
+def base_of(model):
+    """The language model, without its head and what reads images."""
+    return {
+        "Gemma3ForConditionalGeneration": lambda: model.model.language_model,
+        "Llama4ForCausalLM": lambda: model.model,
+        "Llama4ForConditionalGeneration": lambda: model.language_model.model,
+    }.get(type(model).__name__, lambda: model.base_model)()
+
+
 def _blocks(base):
     for path in ("h", "layers", "decoder.layers", "encoder.layer", "transformer.layer"):
         try:
@@ -51,7 +83,8 @@ def _blocks(base):
 
 
 def _final_norm(base):
-    for path in ("ln_f", "final_layer_norm", "norm", "decoder.final_layer_norm"):
+    paths = ("ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm")
+    for path in (*paths, "decoder.final_layer_norm"):
         try:
             return base.get_submodule(path) or torch.nn.Identity()
         except AttributeError:
@@ -92,11 +125,66 @@ def _llama(block, x, mask, rotation):
     if not hasattr(block, "pre_feedforward_layernorm"):
         mid = x + attended
         u = block.post_attention_layernorm(mid)
-        return _sites(x, a, mid, u, mid + block.mlp(u))
+        return _sites(x, a, mid, u, mid + _mlp(block, u))
     mid = x + block.post_attention_layernorm(attended)
     u = block.pre_feedforward_layernorm(mid)
     post = mid + block.post_feedforward_layernorm(block.mlp(u))
     return _sites(x, a, mid, u, post)
+
+
+def _mlp(block, u):
+    """Output of the MLP; mixtures of experts return what they routed as well."""
+    output = block.feed_forward(u) if hasattr(block, "feed_forward") else block.mlp(u)
+    return output[0].view(u.shape) if isinstance(output, tuple) else output
+
+
+def _glm4(block, x, mask, rotation):
+    a = block.input_layernorm(x)
+    attended = block.self_attn(a, position_embeddings=rotation, attention_mask=mask)[0]
+    mid = x + block.post_self_attn_layernorm(attended)
+    u = block.post_attention_layernorm(mid)
+    return _sites(x, a, mid, u, mid + block.post_mlp_layernorm(block.mlp(u)))
+
+
+def _late_norms(block, x, mask, rotation):
+    attended = block.self_attn(x, position_embeddings=rotation, attention_mask=mask)[0]
+    mid = x + block.post_attention_layernorm(attended)
+    post = mid + block.post_feedforward_layernorm(block.mlp(mid))
+    return _sites(x, x, mid, mid, post)
+
+
+def _one_norm(block, x, mask, rotation):
+    u = block.input_layernorm(x)
+    attended = block.self_attn(u, position_embeddings=rotation, attention_mask=mask)[0]
+    return _sites(x, u, None, u, x + attended + block.mlp(u))
+
+
+def _gptj(block, x, mask, positions):
+    u = block.ln_1(x)
+    attended = block.attn(u, attention_mask=mask, position_ids=positions)[0]
+    return _sites(x, u, None, u, x + attended + block.mlp(u))
+
+
+def _falcon(block, x, mask, rotation):
+    names = {name for name, _ in block.named_children()}
+    a = (block.ln_attn if "ln_attn" in names else block.input_layernorm)(x)
+    # A copy, since the block adds to the output of its MLP in place.
+    attended = block.self_attention(
+        a, attention_mask=mask, alibi=None, position_embeddings=rotation
+    )[0].clone()
+    if "post_attention_layernorm" in names:
+        mid = x + attended
+        u = block.post_attention_layernorm(mid)
+        return _sites(x, a, mid, u, mid + block.mlp(u))
+    u = block.ln_mlp(x) if "ln_mlp" in names else a
+    return _sites(x, a, None, u, x + attended + block.mlp(u))
+
+
+def _modernbert(block, x, rotation):
+    a = block.attn_norm(x)
+    mid = x + block.attn(a, position_embeddings=rotation)[0]
+    u = block.mlp_norm(mid)
+    return _sites(x, a, mid, u, mid + block.mlp(u))
 
 
 def _bert(block, x, position_bias):

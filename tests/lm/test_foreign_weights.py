@@ -34,6 +34,16 @@ def test_quantised_mlps_are_refused(quantised, name, role):
         mlp_weights(with_layers(quantised, name))
 
 
+@pytest.mark.parametrize("quantised", [Int8Linear, FP8Linear])
+def test_quantised_mlps_with_their_gate_in_one_layer_are_refused(quantised):
+    model = make_model("phi3")
+    mlp = model.model.layers[1].mlp
+    mlp.gate_up_proj = quantised(mlp.gate_up_proj)
+    message = f"linear_in of block 1 is a {quantised.__name__} with quantised weights"
+    with pytest.raises(ValueError, match=message):
+        mlp_weights(model)
+
+
 def test_dequantised_mlps_are_taken():
     plain = mlp_weights(make_model("llama"))
     for mlp, expected in zip(

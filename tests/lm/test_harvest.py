@@ -12,7 +12,15 @@ from transformers import BertModel, PreTrainedTokenizerFast
 from sklearn_ccx.lm import harvest, site_names
 
 from .manual_forward import manual_sites
-from .tiny_models import CONTEXT, MODELS, N_IDS, make_model, random_ids
+from .tiny_models import (
+    CONTEXT,
+    MIXTURES,
+    MODELS,
+    N_IDS,
+    REFUSED_MIXTURES,
+    make_model,
+    random_ids,
+)
 
 LENGTHS = (9, 12, 5, 16, 7)
 
@@ -31,7 +39,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *MIXTURES, *REFUSED_MIXTURES])
 def test_harvest_equals_manual_forward(name, no_network):
     model = make_model(name)
     ids = random_ids(*LENGTHS)

@@ -5,18 +5,31 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sklearn_ccx.lm import harvest, mlp_weights
 
+from .manual_forward import base_of
 from .test_patched_loss import mlp_output
-from .tiny_models import GATED, MODELS, N_BLOCKS, D, make_model, random_ids
+from .tiny_models import (
+    GATED,
+    MODELS,
+    N_BLOCKS,
+    PARALLEL,
+    POST_NORM,
+    D,
+    make_model,
+    random_ids,
+)
+
+WITH_LAYER_NORM = ("cohere", "cohere2", "modernbert", "olmo", "stablelm")
 
 
 def outputs(model, sites):
     """Harvested sites, and the outputs of the MLPs by a hook, (n, blocks, d)."""
     ids = random_ids(9, 12)
     names = {"mlp.c_proj", "mlp.dense_4h_to_h", "mlp.down_proj", "fc2", "ffn.lin2"}
+    names |= {"feed_forward.down_proj", "mlp.fc_out", "mlp.Wo"}
     recorded = []
     handles = [
-        module.register_forward_hook(lambda _m, _a, out: recorded.append(out))
-        for name, module in model.base_model.named_modules()
+        module.register_forward_hook(lambda _m, _a, out: recorded.append(out.clone()))
+        for name, module in base_of(model).named_modules()
         if any(name.endswith("." + end) for end in names)
         or (name.endswith(".output.dense") and "attention" not in name)
     ]
@@ -36,6 +49,7 @@ def test_mlp_weights_reproduce_the_output(name, sites):
     mlps = mlp_weights(model, sites=result.sites)
     assert mlps == mlp_weights(model, sites=sites)
     assert len(mlps) == N_BLOCKS
+    assert all((mlp.W_gate is not None) == (name in GATED) for mlp in mlps)
     for block, mlp in enumerate(mlps):
         assert mlp.W_in.dtype == np.float32
         assert result.sites[mlp.site] == f"blocks.{block}.mlp_in"
@@ -55,19 +69,20 @@ def test_activations_of_transformers(activation):
     assert_allclose(output, expected[:, 1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if n not in ("opt_post_norm",)])
+@pytest.mark.parametrize("name", MODELS)
 def test_folded_norm(name):
     model = make_model(name)
-    sites = ["resid_pre" if name == "pythia" else "resid_mid", "mlp_in"]
+    sites = ["resid_pre" if name in PARALLEL else "resid_mid", "mlp_in"]
     result, expected = outputs(model, sites)
-    if name in ("bert", "distilbert", "electra", "mpnet", "roberta", "xlm_roberta"):
-        with pytest.raises(ValueError, match="normalisation that only the MLP reads"):
+    if name in POST_NORM:
+        with pytest.raises(ValueError, match="normalisation that the MLP reads"):
             mlp_weights(model, fold_norm=True)
         return
     for block, mlp in enumerate(mlp_weights(model, sites=sites, fold_norm=True)):
         stream = torch.from_numpy(result.activations[:, mlp.site - 1])
-        if name in GATED:
-            normalised = torch.nn.functional.rms_norm(stream, (D,), eps=1e-6)
+        if name in GATED and not name.startswith(WITH_LAYER_NORM):
+            eps = base_of(model).config.rms_norm_eps
+            normalised = torch.nn.functional.rms_norm(stream, (D,), eps=eps)
         else:
             normalised = torch.nn.functional.layer_norm(stream, (D,))
         output = mlp_output(mlp, normalised.numpy())
@@ -111,6 +126,8 @@ def test_bad_input():
         mlp_weights(model, sites="resid_pre")
     with pytest.raises(ValueError, match="QuickGELU"):
         mlp_weights(make_model("gpt2", activation_function="quick_gelu"))
+    with pytest.raises(ValueError, match="GPT2LMHeadModel has no blocks"):
+        mlp_weights(make_model("gpt2", n_layer=0))
     with pytest.raises(ValueError, match="chunk_size_feed_forward=0"):
         mlp_weights(make_model("bert", chunk_size_feed_forward=2))
 

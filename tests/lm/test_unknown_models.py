@@ -25,21 +25,13 @@ _HIDDEN = {
 }
 _NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 MODELS = {
-    "GPTJ": (_N | {"rotary_dim": 4}, "c"),
-    "Phi": (_HIDDEN, "c"),
-    "Falcon": (
-        {
-            "hidden_size": D,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "ffn_hidden_size": N_NEURONS,
-        },
-        "c",
-    ),
-    "Starcoder2": (_HIDDEN, "c"),
-    "StableLm": (_HIDDEN, "gated"),
-    "GPTBigCode": (_N, "c"),
-    "Olmo": (_HIDDEN, "gated"),
+    "CodeGen": (_N | {"rotary_dim": 4, "n_head": 4}, "c"),
+    "Nemotron": (_HIDDEN | {"hidden_act": "gelu"}, "c"),
+    "Persimmon": (_HIDDEN | {"hidden_act": "gelu"}, "c"),
+    "Granite": (_HIDDEN, "gated"),
+    "Helium": (_HIDDEN | {"head_dim": 8}, "gated"),
+    "SmolLM3": (_HIDDEN, "gated"),
+    "Ernie4_5": (_HIDDEN, "gated"),
 }
 
 
@@ -84,8 +76,7 @@ def test_recommended_code_gives_the_mlps(name, dtype):
             names
             | {"block": block, "hook": lambda _module, args: read.append(args[0])},
         )
-        # A copy, since Falcon adds the attention's output to it in place.
-        block.mlp.register_forward_hook(lambda _m, _a, out: written.append(out.clone()))
+        block.mlp.register_forward_hook(lambda _m, _a, out: written.append(out))
     with torch.no_grad():
         model.eval()(torch.tensor(random_ids(9)))
     tolerance = 16 * torch.finfo(dtype).eps
@@ -96,9 +87,9 @@ def test_recommended_code_gives_the_mlps(name, dtype):
 
 
 def test_models_in_training_mode_are_left_in_it():
-    model = tiny("GPTBigCode").train()
+    model = tiny("CodeGen").train()
     _, code, _ = recommendation(model)
-    assert "block.mlp.c_fc, block.mlp.c_proj, block.mlp.act" in code
+    assert "block.mlp.fc_in, block.mlp.fc_out, block.mlp.act" in code
     assert all(module.training for module in model.modules())
 
 
@@ -118,10 +109,10 @@ def test_numbered_modules_are_named_as_python_has_them():
 def test_mlps_that_are_others_are_not_named():
     """A nonlinearity that is not known, and parts that are put together otherwise."""
     for change in ("activation", "forward"):
-        model = tiny("Phi")
+        model = tiny("Persimmon")
         for block in model.model.layers:
             if change == "activation":
-                block.mlp.activation_fn = transformers.activations.ACT2FN["quick_gelu"]
+                block.mlp.act = transformers.activations.ACT2FN["quick_gelu"]
             else:
                 block.mlp.forward = lambda x: 2 * x
         message, code, _ = recommendation(model)

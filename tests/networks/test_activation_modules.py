@@ -1,8 +1,10 @@
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from torch import nn
 
 from sklearn_ccx import MLPWeights
+from sklearn_ccx._engine.neurons import NONLINEARITIES
 from sklearn_ccx.networks._activation_modules import activation_name
 
 
@@ -11,29 +13,52 @@ def of_transformers(name):
     return activations.ACT2FN[name]
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("gelu", "gelu"),
-        ("gelu_python", "gelu"),
-        ("gelu_new", "gelu_tanh"),
-        ("gelu_fast", "gelu_tanh"),
-        ("gelu_pytorch_tanh", "gelu_tanh"),
-        ("gelu_python_tanh", "gelu_tanh"),
-        ("gelu_accurate", "gelu_tanh"),
-        ("silu", "silu"),
-        ("swish", "silu"),
-        ("relu", "relu"),
-        ("tanh", "tanh"),
-        ("sigmoid", "logistic"),
-        ("linear", "identity"),
-    ],
-)
+TAKEN = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+    "tanh": "tanh",
+    "sigmoid": "logistic",
+    "linear": "identity",
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), TAKEN.items())
 def test_activations_of_transformers(name, expected):
     module = of_transformers(name)
     assert activation_name(module) == expected
     mlp = MLPWeights.from_torch(nn.Linear(3, 4), nn.Linear(4, 2), module)
     assert mlp.activation == expected
+
+
+def test_every_activation_of_transformers_is_taken_rightly_or_refused_by_name():
+    activations = pytest.importorskip("transformers.activations")
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    layers = conv1d(4, 3), conv1d(2, 4)
+    x = torch.linspace(-9, 9, 21).reshape(7, 3)
+    assert set(TAKEN) <= set(activations.ACT2FN)
+    for name in activations.ACT2FN:
+        module = activations.ACT2FN[name]
+        if name not in TAKEN:
+            refused = rf"activation {type(module).__name__} is not known"
+            with pytest.raises(TypeError, match=refused):
+                MLPWeights.from_torch(*layers, module)
+            continue
+        mlp = MLPWeights.from_torch(*layers, module)
+        phi = NONLINEARITIES[mlp.activation].function
+        with torch.no_grad():
+            expected = layers[1](module(layers[0](x))).numpy()
+        hidden = phi(torch.from_numpy(x.numpy() @ mlp.W_in + mlp.b_in)).numpy()
+        assert_allclose(
+            hidden @ mlp.W_out + mlp.b_out, expected, rtol=1e-4, atol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,14 @@ def test_public_face():
     assert sorted(networks.__all__) == [
         "MLPWeights",
         "MLPs",
+        "NormWeights",
         "activation_name",
         "check_mlps",
         "check_provable",
         "freeze_mlps",
         "input_weights",
         "linear_layer",
+        "norm_layer",
         "row_norms",
     ]
     assert all(hasattr(networks, name) for name in networks.__all__)
