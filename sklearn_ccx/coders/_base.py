@@ -89,7 +89,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         ------
         ValueError
             If X is empty, not finite or of the wrong shape, or a parameter does
-            not fit X.
+            not fit X; or if the processes that fit together are given different X or
+            parameters.
 
         Warns
         -----
