@@ -1,7 +1,6 @@
 """How a coder is trained: the scikit-learn contract of fit and partial_fit."""
 
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -33,6 +32,7 @@ from ..networks import check_mlps, check_provable, freeze_mlps
 from ._fitted import FittedCoder
 from ._parameters import CoderParameters
 from ._running_fit import RunningFit
+from ._same_fit import require_same_fit
 from ._scales import MeasuredScales
 from ._warnings import warn_of_constant_sites, warn_of_divergence, warn_of_outliers
 
@@ -45,9 +45,6 @@ _NOT_IN_EVERY_FIT = (
     "best_validation_loss_",
     "_training_state",
 )
-
-# Parameters in which the processes of one fit may differ.
-_OWN_TO_A_PROCESS = "mlp", "device", "distributed", "random_state", "verbose"
 
 # How many times the typical norm makes a row an outlier to warn of.
 _OUTLIER_RATIO = 10.0
@@ -105,7 +102,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         """
         given = X
         X, layout = self._validate_new_activations(X)
-        processes = self._processes_for(X)
+        processes = self._processes()
+        require_same_fit(self, X, processes)
         typical = self._typical_norms(X, layout)
         rows = self._rows_to_use(X, typical)
         n_train = len(rows) - self._n_validation(len(rows))
@@ -200,7 +198,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             self._check_goes_on()
         else:
             X, layout = self._validate_new_activations(X)
-        processes = self._processes_for(X)
+        processes = self._processes()
+        require_same_fit(self, X, processes)
         # Features that were not made by a fit have no scales yet.
         kept: MeasuredScales | None = None
         if is_fitted and hasattr(self, "_scales"):
@@ -284,31 +283,6 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             n_passes=n_passes,
             start={} if weights is None else weights.arrays(),
         )
-
-    def _processes_for(self, X: FloatArray) -> Processes:
-        """Those that fit together, after they have made sure to fit the same."""
-        processes = self._processes()
-        if processes.size == 1:
-            return processes
-        n_samples = len(X)
-        rows = np.array([0, n_samples // 2, n_samples - 1])
-        parameters = self.get_params(deep=False)
-        for name in _OWN_TO_A_PROCESS:
-            del parameters[name]
-        fitted: tuple[object, ...] | None = None
-        if hasattr(self, "components_"):
-            state = getattr(self, "_training_state", None)
-            i_pass = None if state is None else state["trainer"]["i_pass"]
-            fitted = i_pass, _checksum(self.components_)
-        processes.require_same(
-            {
-                "the shape of X": tuple(X.shape),
-                "rows of X": _checksum(X[rows]),
-                "parameters": repr(parameters),
-                "what was fitted before": fitted,
-            }
-        )
-        return processes
 
     def _drawn_seed(self) -> int:
         return int(check_seed(self.random_state).randint(2**31 - 1))
@@ -501,7 +475,3 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             "_scales": scales.to_dict(),
             "_fixed": {"center": self.center, "normalize": self.normalize},
         }
-
-
-def _checksum(array: npt.NDArray[Any]) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).tobytes())

@@ -11,6 +11,7 @@ import warnings
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import distributed, multiprocessing
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE, MLPWeights
+from sklearn_ccx.coders._running_fit import RunningFit
 from tests.conftest import make_mlp
 
 ACTIVATIONS = "batchtopk", "topk", "relu", "jumprelu"
@@ -205,6 +207,7 @@ def work_in_own_group(rank, store, directory):
     check_what_must_be_the_same(rank)
     check_fits_of_their_own(rank)
     check_progress(rank)
+    check_callbacks_of_one(rank)
     check_number_of_reductions()
     distributed.destroy_process_group()
 
@@ -274,6 +277,22 @@ def check_progress(rank):
     with contextlib.redirect_stderr(shown):
         crosscoder(max_iter=1, verbose=1).fit(activations())
     assert ("InteractionCrosscoder" in shown.getvalue()) == (rank == 0)
+
+
+def check_callbacks_of_one(rank):
+    """What one process looks at holds up nobody, and what it ends is ended."""
+    n_passes = 0
+
+    def on_pass_end(running, report):
+        nonlocal n_passes
+        n_passes += 1
+        if rank == 0:
+            running._attributes()
+        return rank == 1 and n_passes == 2
+
+    with mock.patch.object(RunningFit, "on_pass_end", on_pass_end):
+        coder = crosscoder(max_iter=5).fit(activations())
+    assert coder.n_iter_ == n_passes == 2
 
 
 def check_number_of_reductions():
