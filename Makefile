@@ -21,7 +21,7 @@ PYTEST = MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-oldest lint format docs clean distclean
+.PHONY: help demo test test-core test-oldest test-peers lint format docs clean distclean
 
 help:
 	@echo "make demo       set up .venv and run examples/plot_digits.py"
@@ -30,6 +30,8 @@ help:
 	@echo "make test-oldest"
 	@echo "                the same in .venv-oldest, with the oldest versions of the"
 	@echo "                dependencies that pyproject.toml admits"
+	@echo "make test-peers the dictionaries of other packages, against these packages,"
+	@echo "                in .venv-peers"
 	@echo "make lint       the static checks of 'make test' only"
 	@echo "make format     let ruff fix and format the code"
 	@echo "make docs       build the documentation into docs/_build/html"
@@ -52,6 +54,21 @@ test-core: $(VENV)/.installed-test-core
 test-oldest:
 	@$(MAKE) --no-print-directory test-core PYTHON=$(OLDEST_PYTHON) VENV=.venv-oldest \
 		CONSTRAINTS=constraints-oldest.txt
+
+# The other packages warn of many things, which are not ours to mend.
+test-peers: .venv-peers/.installed
+	SKLEARN_CCX_PEERS=1 OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest \
+		-W ignore tests/peers $(PYTEST_ARGS)
+
+# torch comes first, and is held: they ask for the newest, with the libraries of CUDA.
+# torchvision, which nothing here needs, fails beside a torch that is built without them.
+.venv-peers/.installed: pyproject.toml constraints-peers.txt
+	@$(MAKE) --no-print-directory VENV=.venv-peers .venv-peers/.created
+	.venv-peers/bin/python -m pip install --constraint constraints-peers.txt torch
+	.venv-peers/bin/python -m pip install --constraint constraints-peers.txt \
+		sae-lens dictionary-learning eai-sparsify pytest --editable .
+	.venv-peers/bin/python -m pip uninstall --yes torchvision
+	@touch $@
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """The benchmarks run, at sizes at which their numbers mean nothing."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,11 @@ SHAPES = (
             "with penalty",
         ),
         (
+            "pretrained",
+            "--features 64 --width 16 --rows 40 --k 4",
+            "transform to CSR",
+        ),
+        (
             "threads",
             "--samples 40 --width 4 --features 8 --passes 1 --repeats 1",
             "a core busy",
@@ -47,6 +53,22 @@ SHAPES = (
 )
 def test_benchmark_prints_its_table(script, options, expected, tmp_path):
     pytest.importorskip("numba")
+    assert expected in printed(script, options, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
+def test_codes_of_a_large_dictionary_are_never_dense(architecture, tmp_path):
+    text = printed("pretrained", f"--architecture {architecture}", tmp_path)
+    peak = float(re.search(r"transform to CSR +\S+ +(\d+)", text)[1])
+    dense = float(re.search(r"dense in float64: (\d+)", text)[1])
+    assert dense == 768
+    assert peak < dense / 2
+
+
+def printed(script, options, tmp_path):
+    """What a benchmark prints."""
     result = subprocess.run(
         [sys.executable, str(ROOT / f"benchmarks/{script}.py"), *options.split()],
         capture_output=True,
@@ -57,4 +79,4 @@ def test_benchmark_prints_its_table(script, options, expected, tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert expected in result.stdout
+    return result.stdout

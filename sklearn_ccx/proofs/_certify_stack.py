@@ -41,7 +41,8 @@ class StackCertificate:
         Most that the reconstruction at site 0 (first column) and each block
         (the others) add to the last site, by the Lipschitz constants of the blocks
         after it. Together they are the Lipschitz bound at the last site, up to
-        rounding.
+        rounding; with gated MLPs and ``bound="interval"``, which knows smaller
+        constants of theirs, no more than that.
 
     interaction_bound : ndarray of shape (n_samples, L)
         Lipschitz bound on the interaction inside each block.
@@ -50,7 +51,10 @@ class StackCertificate:
         Distance of each block's explanation from the reconstruction at the next site.
 
     block_lipschitz : ndarray of shape (L,)
-        Bound on the Lipschitz constant of each block, the residual path included.
+        Bound on the Lipschitz constant of each block, the residual path included. A
+        block with a gated MLP has none; there it is the largest of the samples'
+        constants between the reconstruction and what is no farther from it than
+        `site_bound`.
 
     Examples
     --------
@@ -109,6 +113,9 @@ def certify_stack(
 
         \|e_{l+1}\| \le \mathrm{Lip}(\mathrm{block}_l) \|e_l\|
                         + I_l + \|\text{transition}_l\|.
+
+    A block with a gated MLP has no Lipschitz constant for all inputs. Each sample has
+    one between its reconstruction and what is so near; see :ref:`gated-proofs`.
 
     Parameters
     ----------
@@ -186,6 +193,7 @@ def certify_stack(
     site_bound, site_error = np.empty((2, len(samples), n_blocks + 1))
     contributions = np.empty((len(samples), n_blocks + 1))
     interaction, transition = np.empty((2, len(samples), n_blocks))
+    block_lipschitz = np.zeros(n_blocks)
     for rows, batch in samples.batches():
         columns = samples.site_columns(sites[0])
         true_BD = batch.x_BF[:, columns]
@@ -196,21 +204,23 @@ def certify_stack(
         contributions[rows, 0] = error.norm_B
         for index, block in enumerate(blocks):
             ranges = batch.ranges(block.mlp, samples.n_dominant, rounding)
-            error = block.next_error(error, ranges)
+            lipschitz_B = block.lipschitz(error, ranges)
+            error = block.next_error(error, ranges, lipschitz_B)
             true_BD = block.run(true_BD)
             recon_BD = recon_BF[:, samples.site_columns(sites[index + 1])]
-            sent_B = ranges.interaction_GN @ block.mlp.output_norm_N
-            interaction[rows, index] = block.mlp.weights.lipschitz * sent_B
+            interaction[rows, index] = ranges.moved_GN @ block.mlp.output_norm_N
             transition_BD = block.transition.values(
                 ranges.kept_lower_GN, batch.codes_BM
             )
             transition[rows, index] = row_norms(transition_BD)
             site_bound[rows, index + 1] = error.norm_B
             site_error[rows, index + 1] = row_norms(true_BD - recon_BD)
-            contributions[rows, : index + 1] *= block.lipschitz
+            contributions[rows, : index + 1] *= lipschitz_B[:, np.newaxis]
             contributions[rows, index + 1] = (
                 interaction[rows, index] + transition[rows, index]
             )
+            largest = lipschitz_B.max(initial=block_lipschitz[index])
+            block_lipschitz[index] = largest
     return StackCertificate(
         bound=bound,
         site_bound=site_bound,
@@ -218,7 +228,7 @@ def certify_stack(
         contributions=contributions,
         interaction_bound=interaction,
         transition_error=transition,
-        block_lipschitz=np.array([block.lipschitz for block in blocks]),
+        block_lipschitz=block_lipschitz,
     )
 
 

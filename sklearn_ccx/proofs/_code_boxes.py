@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from ._box_ranges import box_ranges
 from ._explained_mlp import ExplainedMLP, NeuronRanges, SampleBatch
 from ._rounding import Rounding
 
@@ -96,21 +95,17 @@ class CodeBoxes:
         self, mlp: ExplainedMLP, n_dominant: int, rounding: Rounding
     ) -> NeuronRanges:
         """Ranges of what the neurons of an MLP receive in each box."""
-        kept_lower_GN, kept_upper_GN, interaction_GN = box_ranges(
-            self.lower_GM, self.upper_GM, self.max_active_G, mlp.M_MN, n_dominant
-        )
         # With a reconstruction of its own and the residual of a sample, activations may
         # be larger than the samples': by the reconstructions of both.
         recon_GD = mlp.reconstruction_size(self.upper_GM)
         size_GD = 3 * recon_GD + self.size_GF[:, mlp.columns]
-        return NeuronRanges(
-            code_lower_GM=self.lower_GM,
-            code_upper_GM=self.upper_GM,
-            kept_lower_GN=kept_lower_GN + mlp.bias_N,
-            kept_upper_GN=kept_upper_GN + mlp.bias_N,
-            interaction_GN=interaction_GN,
-            residual_GN=self.residuals[mlp],
-            rounding_GN=mlp.rounding_of_received(size_GD, rounding),
+        return mlp.box_ranges(
+            self.lower_GM,
+            self.upper_GM,
+            self.max_active_G,
+            self.residuals[mlp],
+            mlp.rounding_of_received(size_GD, rounding),
+            n_dominant,
         )
 
 

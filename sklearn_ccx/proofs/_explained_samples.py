@@ -12,7 +12,7 @@ from scipy import sparse
 from ..interactions import NeuronReader
 from ..networks import MLPs, MLPWeights
 from ._code_boxes import CodeBoxes
-from ._dominance import dominant_features
+from ._explained_gated_mlp import ExplainedGatedMLP
 from ._explained_mlp import ExplainedMLP, SampleBatch
 from ._held_codes import HeldCodes
 from ._partition import Partition
@@ -51,11 +51,13 @@ class ExplainedSamples:
         How many contributions a neuron keeps; None takes the coder's.
     batch_size : int or None
         Samples read at a time.
+    with_norms : bool
+        Whether the MLPs may be behind norms.
 
     Attributes
     ----------
     mlps : list of ExplainedMLP
-        The MLPs, identity neurons at each site if there are none.
+        The MLPs, gated or not; identity neurons at each site if there are none.
     components : ndarray of shape (M, F)
         The decoder.
     intercept : ndarray of shape (F,)
@@ -75,6 +77,8 @@ class ExplainedSamples:
         mlp: MLPs,
         n_dominant: int | None,
         batch_size: int | None,
+        *,
+        with_norms: bool = False,
     ) -> None:
         reader = NeuronReader(
             estimator, X, mlp=mlp, n_dominant=n_dominant, batch_size=batch_size
@@ -93,20 +97,15 @@ class ExplainedSamples:
                 MLPWeights(identity, identity, activation="identity", site=site)
                 for site in range(self.n_sites)
             ]
+        self.mlps = []
         for index, item in enumerate(weights):
-            if item.W_gate is not None:
+            if item.norm is not None and not with_norms:
                 raise ValueError(
-                    f"mlp[{index}] is gated; proofs cover MLPs without a gate. Use "
-                    "interaction_scores and ablation_fidelity, which measure."
+                    f"mlp[{index}] is behind a norm, which divides each sample by its "
+                    'own scale. Only certify with level="sample" covers that.'
                 )
-            if item.norm is not None:
-                raise ValueError(
-                    f"mlp[{index}] is behind a norm; proofs cover MLPs that read their "
-                    "site as it is. Use interaction_scores and ablation_fidelity."
-                )
-        self.mlps = [
-            ExplainedMLP(item, self.components, self.intercept) for item in weights
-        ]
+            explained = ExplainedMLP if item.W_gate is None else ExplainedGatedMLP
+            self.mlps.append(explained(item, self.components, self.intercept))
         # Encoded are codes and what they come from; then the neurons are looked at.
         self._batch_size = given or self._length(
             3 * n_columns
@@ -171,9 +170,9 @@ class ExplainedSamples:
                 for _ in range(rows.stop - rows.start)
             ]
             for mlp in self.mlps:
-                for feature_BRT in dominant_features(codes_BM, mlp.M_MN, n_dominant):
-                    for pattern, feature_RT in zip(hashes, feature_BRT, strict=True):
-                        pattern.update(feature_RT)
+                for rows_K, feature_K in mlp.dominant_features(codes_BM, n_dominant):
+                    for row, feature in zip(rows_K, feature_K, strict=True):
+                        hashes[row].update(feature)
             for row, pattern in enumerate(hashes, start=start):
                 digests[row] = np.frombuffer(pattern.digest(), dtype=np.uint8)
         return _numbered_as_they_come(digests.view(np.uint64))

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._nonlinearity import NONLINEARITIES, nonlinearity_value
-from ._rounding import UNIT_ROUNDOFF, evaluation_rounding
+from ._rounding import TINY, UNIT_ROUNDOFF, evaluation_rounding
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -50,6 +50,30 @@ def nonlinearity_range(
         evaluation_rounding(activation, lower, unit_roundoff),
         evaluation_rounding(activation, upper, unit_roundoff),
     )
+    return lowest - slack, highest + slack
+
+
+def product_range(
+    one: tuple[FloatArray, FloatArray], other: tuple[FloatArray, FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """Range of a product over two intervals, rounded outward: that of its corners.
+
+    Parameters
+    ----------
+    one, other : tuple of two ndarrays of one shape
+        Ends of the intervals.
+
+    Returns
+    -------
+    lowest, highest : ndarray
+        No product, exact or rounded, is outside.
+    """
+    corners = [end * other_end for end in one for other_end in other]
+    lowest, highest = corners[0].copy(), corners[0].copy()
+    for corner in corners[1:]:
+        np.minimum(lowest, corner, out=lowest)
+        np.maximum(highest, corner, out=highest)
+    slack = 4 * UNIT_ROUNDOFF * np.maximum(np.abs(lowest), np.abs(highest)) + TINY
     return lowest - slack, highest + slack
 
 

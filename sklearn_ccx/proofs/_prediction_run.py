@@ -76,7 +76,7 @@ class PredictionRun:
             ranges = codes.ranges(mlp, samples.n_dominant, self.rounding)
             deviation = hidden_deviation(network, ranges, bound, self.rounding)
             for rows, group_B, batch in samples.members(self.partition, groups):
-                kept_BN, _ = mlp.kept_input(batch.codes_BM, samples.n_dominant)
+                kept_BN = batch.kept_input(mlp, samples.n_dominant)
                 hidden_BN = nonlinearity_value(network.first.activation, kept_BN)
                 kept_BO = network.output(hidden_BN)
                 true_BO = network.true_output(batch.x_BF[:, mlp.columns])

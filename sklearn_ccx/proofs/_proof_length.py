@@ -35,6 +35,41 @@ class ProofLength:
     brute_force: int
 
 
+@dataclass(frozen=True)
+class _Operations:
+    """Operations at one neuron.
+
+    Parameters
+    ----------
+    interval, lipschitz : int
+        From radii to a bound on the hidden activation.
+    contribution : int
+        For each active feature of a sample: to contribute, to be compared and added.
+    dominance : int
+        The part of these that the explanation itself takes.
+    feature, sorting : int
+        For each feature of a box, and for each as often as sorting visits it.
+    """
+
+    interval: int
+    lipschitz: int
+    contribution: int
+    dominance: int
+    feature: int
+    sorting: int
+
+
+_PLAIN = _Operations(14, 5, 3, 2, 6, 4)
+
+# Both factors have ends (8), the gate goes through the nonlinearity (4), then come the
+# four products and their comparisons with the explanation (14), the Lipschitz bounds of
+# interaction (6) and residual (7), both intersections (4) and the norm (5). A feature
+# contributes twice (4) to what decides the order: the largest linear contribution (1),
+# sizes (3) and their comparison (1); then both interactions grow (2). In a box all of
+# this has two ends, and seven sums want what is largest first.
+_GATED = _Operations(48, 16, 11, 9, 38, 14)
+
+
 def proof_length(
     mlps: list[ExplainedMLP],
     n_active: IntArray,
@@ -62,23 +97,32 @@ def proof_length(
     for mlp in mlps:
         n_features, width = mlp.W_dec_MD.shape
         n_neurons, n_outputs = mlp.W_out_NO.shape
-        setup = 2 * n_features * width * n_neurons + 2 * width * n_neurons
+        n_inputs = len(mlp.bias_N)
+        count = _PLAIN if n_inputs == n_neurons else _GATED
+        setup = 2 * n_features * width * n_inputs + 2 * width * n_inputs
         if bound == "interval":
-            output = 14 * n_neurons + 4 * n_neurons * n_outputs + 4 * n_outputs
+            output = count.interval * n_neurons + 4 * n_neurons * n_outputs
+            output += 4 * n_outputs
         else:
-            output = 5 * n_neurons
+            output = count.lipschitz * n_neurons
+        # The mean, the scale, and what is divided by it.
+        norm = 0 if mlp.norm is None else 5 * width + 2 * n_inputs
         if n_possible is None:
-            proof += total_active * (3 * n_neurons + 2 * width)
-            proof += n_samples * (2 * width * n_neurons + output)
+            proof += n_samples * norm + total_active * (mlp.norm is not None)
+            proof += total_active * (count.contribution * n_neurons + 2 * width)
+            proof += n_samples * (2 * width * n_inputs + output)
         else:
             depth = np.ceil(np.log2(np.maximum(n_possible, 2))).astype(np.int64)
-            proof += int((n_possible * (6 + 4 * depth)).sum()) * n_neurons
+            of_features = n_possible * (count.feature + count.sorting * depth)
+            proof += int(of_features.sum()) * n_neurons
             proof += len(n_possible) * output
         proof += setup + 2 * n_neurons * n_outputs
-        network = 2 * n_neurons * (width + n_outputs + 1)
-        explanation = 2 * n_neurons * (n_outputs + 1)
+        # Weights, biases and the nonlinearity; a gated neuron multiplies as well.
+        hidden = n_inputs + n_neurons
+        network = 2 * n_inputs * width + 2 * n_neurons * n_outputs + hidden + norm
+        explanation = 2 * n_neurons * n_outputs + hidden
         brute_force += setup + n_samples * (network + explanation + 3 * n_outputs)
-        brute_force += total_active * 2 * n_neurons
+        brute_force += total_active * count.dominance * n_neurons
     membership = _membership(mlps, n_active, n_possible, n_columns)
     return ProofLength(proof, membership, brute_force)
 

@@ -9,9 +9,7 @@ from ..networks import row_norms
 from ._explained_mlp import ExplainedMLP, NeuronRanges, SampleBatch
 from ._explained_samples import ExplainedSamples
 from ._intervals import times_weights
-from ._output_bounds import deviation_range
 from ._rounding import Rounding
-from ._spectral_norm import spectral_norm
 from ._transition import Transition
 
 FloatArray = npt.NDArray[np.float64]
@@ -59,9 +57,6 @@ class ResidualBlock:
     ) -> None:
         self.mlp = mlp
         self.transition = Transition(samples, mlp, output_site, residual=True)
-        self.lipschitz = 1.0 + mlp.weights.lipschitz * (
-            spectral_norm(mlp.W_in_DN) * spectral_norm(mlp.W_out_NO)
-        )
         self._input_norm_N = row_norms(mlp.W_in_DN.T)
         self._bound = bound
         self._rounding = rounding
@@ -70,7 +65,16 @@ class ResidualBlock:
         """Run the block itself."""
         return x_BD + (self.mlp.output(self.mlp.input(x_BD)) + self.mlp.b_out_O)
 
-    def next_error(self, error: SiteError, ranges: NeuronRanges) -> SiteError:
+    def lipschitz(self, error: SiteError, ranges: NeuronRanges) -> FloatArray:
+        """Lipschitz constant between each reconstruction and what is so near, (B,).
+
+        A plain MLP has one for all inputs.
+        """
+        return 1.0 + self.mlp.lipschitz_around(ranges, error.norm_B)
+
+    def next_error(
+        self, error: SiteError, ranges: NeuronRanges, lipschitz_B: FloatArray
+    ) -> SiteError:
         """Range of the error after the block."""
         mlp = self.mlp
         kept_BN, interaction_BN = ranges.kept_lower_GN, ranges.interaction_GN
@@ -82,12 +86,12 @@ class ResidualBlock:
         radius_BN = interaction_BN + sent_BN
         rounding_BD = self._rounding_of_output(ranges, largest_BD, radius_BN)
         moved_BD = self.transition.values(kept_BN, ranges.code_lower_GM)
-        norm_B = self.lipschitz * error.norm_B
-        norm_B += mlp.weights.lipschitz * (interaction_BN @ mlp.output_norm_N)
+        norm_B = lipschitz_B * error.norm_B + ranges.moved_GN @ mlp.output_norm_N
         norm_B += row_norms(moved_BD) + row_norms(rounding_BD)
         if self._bound == "lipschitz":
             return SiteError.ball(norm_B, moved_BD.shape[1])
-        deviation = deviation_range(mlp, kept_BN, kept_BN, radius_BN)
+        moved_BN = ranges.moved_GN + mlp.moved_by_residual(ranges, sent_BN)
+        deviation = mlp.deviation_range(kept_BN, kept_BN, radius_BN, moved_BN)
         lowest_BD, highest_BD = times_weights(*deviation, mlp.W_out_NO)
         return SiteError.within(
             error.lower_BD + lowest_BD + moved_BD - rounding_BD,
@@ -104,8 +108,8 @@ class ResidualBlock:
         size_BD = 2 * mlp.reconstruction_size(ranges.code_upper_GM) + largest_BD
         received_BN = mlp.rounding_of_received(size_BD, rounding)
         reach_BN = np.abs(ranges.kept_lower_GN) + radius_BN + received_BN
-        hidden_BN = 1.0 + mlp.weights.lipschitz * reach_BN
-        moved_BN = rounding.of_hidden(mlp.weights, received_BN, reach_BN, -reach_BN)
+        hidden_BN = mlp.hidden_size(reach_BN)
+        moved_BN = mlp.rounding_of_hidden(received_BN, -reach_BN, reach_BN, rounding)
         rounding_BD = self.transition.rounding(
             ranges.code_upper_GM, hidden_BN, moved_BN, rounding
         )

@@ -13,7 +13,8 @@ and of nonlinearities. Four facts bound their rounding, with the unit roundoff
 2. *Nonlinearities.* One evaluation is off by a few roundoffs, of its argument or of
    its value (:func:`evaluation_rounding`).
 3. *What goes on.* A nonlinearity passes on the rounding of its argument times its
-   Lipschitz constant, weights times their magnitudes.
+   Lipschitz constant, weights times their magnitudes, and a product that of one factor
+   times the other, with its rounding.
 4. *Comparisons.* A bound is compared with the distance of two outputs that somebody
    computes in float64. The ends of the intervals, the dominant contributions and both
    outputs are rounded, and so is the bound itself.
@@ -177,6 +178,42 @@ class Rounding:
         )
         moved_GN = mlp.lipschitz * received_GN
         return _ENDS * moved_GN + self.slack * 2 * _ENDS * evaluation_GN
+
+    def of_gated_hidden(
+        self,
+        mlp: MLPWeights,
+        received_GN: FloatArray,
+        lower_GN: FloatArray,
+        upper_GN: FloatArray,
+    ) -> FloatArray:
+        """Rounding of the hidden activations of gated neurons, (G, N).
+
+        A Lipschitz bound multiplies the radius of the gate with the linear factor. It
+        passes on the rounding of that factor times the Lipschitz constant and the
+        radius, which the width of the gate's range covers.
+
+        Parameters
+        ----------
+        mlp : MLPWeights
+            Whose neurons they are.
+        received_GN : ndarray of shape (G, 2N)
+            Rounding of what gates and linear factors receive.
+        lower_GN, upper_GN : ndarray of shape (G, 2N)
+            Range of what they receive.
+        """
+        gate_received_GN, linear_received_GN = np.split(received_GN, 2, axis=1)
+        gate_lower_GN, linear_lower_GN = np.split(lower_GN, 2, axis=1)
+        gate_upper_GN, linear_upper_GN = np.split(upper_GN, 2, axis=1)
+        gate_GN = self.of_hidden(mlp, gate_received_GN, gate_lower_GN, gate_upper_GN)
+        # At most |phi| at one end, and what the width can add: once for the largest
+        # |phi|, once for the radius.
+        open_GN = np.abs(nonlinearity_value(mlp.activation, gate_lower_GN)) + gate_GN
+        open_GN += 2 * mlp.lipschitz * (gate_upper_GN - gate_lower_GN)
+        linear_GN = np.maximum(np.abs(linear_lower_GN), np.abs(linear_upper_GN))
+        linear_GN += linear_received_GN
+        product_GN = self.slack * (self.network_unit * open_GN * linear_GN + TINY)
+        passed_on_GN = gate_GN * linear_GN + _ENDS * linear_received_GN * open_GN
+        return passed_on_GN + 2 * _ENDS * product_GN
 
     def of_probabilities(self) -> float:
         """Rounding of the probabilities that a classifier turns its logits into."""

@@ -13,7 +13,7 @@ from scipy import sparse
 from ..networks import row_norms
 from ._explained_mlp import ExplainedMLP, NeuronRanges
 from ._explained_samples import ExplainedSamples
-from ._intervals import nonlinearity_range, times_weights
+from ._intervals import times_weights
 from ._rounding import Rounding
 
 FloatArray = npt.NDArray[np.float64]
@@ -63,9 +63,8 @@ class Transition:
     def bounds(self, ranges: NeuronRanges, rounding: Rounding) -> FloatArray:
         """Largest norm of the transition of samples or boxes, (G,)."""
         mlp = self._mlp
-        lowest_GN, highest_GN = nonlinearity_range(
-            mlp.weights.activation, ranges.kept_lower_GN, ranges.kept_upper_GN
-        )
+        kept = ranges.kept_lower_GN, ranges.kept_upper_GN
+        lowest_GN, highest_GN = mlp.hidden_range(*kept)
         lower_GD, upper_GD = times_weights(lowest_GN, highest_GN, mlp.W_out_NO)
         code_lower_GD, code_upper_GD = times_weights(
             ranges.code_lower_GM, ranges.code_upper_GM, self._difference_MD
@@ -74,9 +73,7 @@ class Transition:
         upper_GD = upper_GD + code_upper_GD + self._constant_D
         largest_GD = np.maximum(np.abs(lower_GD), np.abs(upper_GD))
         hidden_GN = np.maximum(np.abs(lowest_GN), np.abs(highest_GN))
-        moved_GN = rounding.of_hidden(
-            mlp.weights, ranges.rounding_GN, ranges.kept_lower_GN, ranges.kept_upper_GN
-        )
+        moved_GN = mlp.rounding_of_hidden(ranges.rounding_GN, *kept, rounding)
         largest_GD += self.rounding(ranges.code_upper_GM, hidden_GN, moved_GN, rounding)
         return row_norms(largest_GD)
 

@@ -21,12 +21,15 @@ import transformers
 from sklearn import config_context
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import sklearn_ccx as ccx
-from sklearn_ccx import datasets, inspection, lm, model_selection
+from sklearn_ccx import datasets, inspection, lm, model_selection, pretrained
+from sklearn_ccx._validation import as_numpy
 from sklearn_ccx.activations import load_harvest
 from sklearn_ccx.coders import find_coder
+from sklearn_ccx.pretrained._sample_norms import sample_norm_transformer
 from tests.conftest import make_mlp
 from tests.lm.tiny_models import make_model
 
@@ -267,6 +270,29 @@ def _sharded(name, **arguments):
     if name == "reshape":
         return np.asarray(harvest.activations.reshape(arguments["shape"]))
     return harvest.activations[arguments["key"]]
+
+
+def _write_dictionary(directory):
+    """A small dictionary where the valid argument says."""
+    if not Path(directory).exists():
+        pretrained.save_dictionary(_normalizing_coder(), directory)
+
+
+def _load_dictionary(**arguments):
+    """Load one that has been written where the valid argument says."""
+    _write_dictionary("dictionary")
+    loaded = pretrained.load_dictionary(**arguments)
+    return loaded.estimator.transform(_X()), loaded.fvu, loaded.l0
+
+
+def _reconstruct(X):
+    _write_dictionary("dictionary")
+    return pretrained.load_dictionary("dictionary").reconstruct(X)
+
+
+def _save_dictionary(**arguments):
+    pretrained.save_dictionary(**arguments)
+    return pretrained.load_dictionary(arguments["path"]).estimator.transform(_X())
 
 
 def _patched_loss(output, mlp_index, **arguments):
@@ -524,6 +550,11 @@ def _loss_or_codes_do_not_vary(arguments):
     return constant or _codes_do_not_vary(arguments)
 
 
+def _gated_mlp():
+    W = np.random.default_rng(0).normal(size=(2, WIDTH, 5))
+    return ccx.MLPWeights(W[0], W[0].T, W_gate=W[1], activation="silu")
+
+
 def _measure_doors():
     one = {"estimator": _coder, "X": _X, "batch_size": 10}
     two = {
@@ -566,12 +597,20 @@ def _measure_doors():
         residual=True,
     )
     yield _function(
-        ccx.certify_stack,
-        estimator=partial(_coder, ccx.InteractionCrosscoder),
-        X=partial(_X, 2),
-        mlp=lambda: [make_mlp(WIDTH, 5, d_out=WIDTH)],
-        output_site=1,
+        ccx.certify, "gated", **two, mlp=_gated_mlp, output_site=1, residual=True
     )
+    for suffix, mlp in {
+        "": lambda: make_mlp(WIDTH, 5, d_out=WIDTH),
+        "gated": _gated_mlp,
+    }.items():
+        yield _function(
+            ccx.certify_stack,
+            suffix,
+            estimator=partial(_coder, ccx.InteractionCrosscoder),
+            X=partial(_X, 2),
+            mlp=lambda mlp=mlp: [mlp()],
+            output_site=1,
+        )
     for scorer in model_selection.SCORERS.values():
         explained = scorer is model_selection.explained_variance_scorer
         undefined = None if explained else _codes_do_not_vary
@@ -705,6 +744,56 @@ def _language_model_doors():
     )
 
 
+@_once
+def _normalizing_coder():
+    """A coder of samples that are normalised first."""
+    W_dec = np.random.default_rng(0).normal(size=(12, WIDTH))
+    sae = ccx.InteractionSAE.from_weights(W_dec.T, W_dec, activation="topk", k=3)
+    return make_pipeline(sample_norm_transformer("layer_norm"), sae)
+
+
+def _normalized_X_does_not_vary(arguments):
+    """X has no variance then that a dictionary could explain."""
+    X = arguments["X"]
+    if X is None:
+        return False
+    rows = sample_norm_transformer("layer_norm").transform(as_numpy(X, "X"))
+    return bool((rows == rows[0]).all())
+
+
+def _pretrained_doors():
+    values = {"path": "dictionary", "filename": "cfg.json", "X": _X()}
+    yield Door(
+        "load_dictionary",
+        _load_dictionary,
+        lambda: _arguments(pretrained.load_dictionary, **values),
+        ("load_dictionary",),
+        undefined=_normalized_X_does_not_vary,
+        paths=("path",),
+    )
+    yield Door(
+        "PretrainedDictionary.reconstruct",
+        _reconstruct,
+        lambda: {"X": _X()},
+        ("PretrainedDictionary.reconstruct",),
+    )
+    for format in ("sae_lens", "dictionary_learning"):
+        yield Door(
+            f"save_dictionary[{format}]",
+            _save_dictionary,
+            lambda format=format: _arguments(
+                pretrained.save_dictionary,
+                estimator=_coder(),
+                path="saved",
+                format=format,
+                model_name="gpt2",
+                hook_name="blocks.0.hook_resid_mid",
+            ),
+            ("save_dictionary",),
+            paths=("path",),
+        )
+
+
 def _display_doors():
     def drawn(display, arguments):
         own, rest = _split(display, arguments)
@@ -801,6 +890,7 @@ def doors() -> dict[str, Door]:
         *_inspection_doors(),
         *_dataset_doors(),
         *_display_doors(),
+        *_pretrained_doors(),
         *_language_model_doors(),
     ]
     assert len({door.name for door in table}) == len(table)
@@ -816,6 +906,7 @@ NO_DOORS = {
     "StackCertificate": RESULTS,
     "TopActivation": RESULTS,
     "Harvest": RESULTS,
+    "PretrainedDictionary": RESULTS,
     "ShardedActivations": "made by harvest and load_harvest",
 }
 # Methods that the estimators inherit from scikit-learn as they are, and that pass

@@ -96,7 +96,7 @@ def test_stack(ccx, acts, encoded_rows):
     assert sum(encoded_rows) == len(acts)
 
 
-def large_case(dtype):
+def large_case(dtype, gated=False):
     """A coder with random weights, and as many groups as samples."""
     rng = np.random.default_rng(0)
     components = rng.normal(size=(256, 64)).astype(dtype)
@@ -104,16 +104,20 @@ def large_case(dtype):
         components, np.zeros(64, dtype), components, np.zeros(256, dtype), k=8
     )
     X = rng.normal(size=(20_000, 64)).astype(dtype)
+    W_gate = rng.normal(size=(64, 64)).astype(dtype) if gated else None
     mlp = MLPWeights(
-        rng.normal(size=(64, 64)).astype(dtype), rng.normal(size=(64, 8)).astype(dtype)
+        rng.normal(size=(64, 64)).astype(dtype),
+        rng.normal(size=(64, 8)).astype(dtype),
+        W_gate=W_gate,
     )
     return coder, X, mlp
 
 
+@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_groups_of_one_sample_take_little_memory(dtype):
+def test_groups_of_one_sample_take_little_memory(dtype, gated):
     """Peak of what numpy and Python allocate, what is returned included."""
-    coder, X, mlp = large_case(dtype)
+    coder, X, mlp = large_case(dtype, gated)
     certify(coder, X[:100], mlp=mlp, level="group")  # what is allocated but once
     tracemalloc.start()
     try:
@@ -139,6 +143,24 @@ def test_predictions_of_groups_of_one_sample_take_little_memory():
     finally:
         tracemalloc.stop()
     assert peak < 3 * X.nbytes
+
+
+@pytest.mark.parametrize("n_dominant", [1, 5])
+@pytest.mark.parametrize("level", ["sample", "domain"])
+def test_memory_of_gated_mlps_does_not_grow_with_the_data(level, n_dominant):
+    """Beside the codes and what is returned, both of one size with each sample."""
+    peaks = {}
+    for n_samples in (2000, 8000):
+        coder, X, mlp = large_case(np.float64, gated=True)
+        options = {"mlp": mlp, "level": level, "n_dominant": n_dominant}
+        certify(coder, X[:100], batch_size=64, **options)
+        tracemalloc.start()
+        try:
+            certify(coder, X[:n_samples], batch_size=64, **options)
+            _, peaks[n_samples] = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peaks[8000] - peaks[2000] < 6000 * 8 * 64
 
 
 def test_all_features_are_dominant(ccx, acts, mlps):
