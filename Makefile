@@ -13,7 +13,7 @@ SPHINXOPTS ?= -W --keep-going
 # The tests for which the versions of the dependencies matter most; none of them needs
 # the extra lm.
 CORE_TESTS := tests/engine tests/networks tests/coders tests/interactions \
-	tests/clustering tests/plotting tests/test_common.py
+	tests/clustering tests/storage tests/persistence tests/plotting tests/test_common.py
 # The tests' problems are small: more threads would only wait for each other. Processes
 # do not, a few at a time.
 PYTEST = MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest \

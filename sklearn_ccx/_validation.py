@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -314,6 +315,32 @@ def check_text(text: Any, name: str) -> str:
             f"{name} must be text that UTF-8 can encode; got {text!a}."
         ) from error
     return text
+
+
+def check_path(value: Any, name: str, *, of: str = "file") -> Path:
+    """The path of a file or of a directory.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    ValueError
+        If no file system has such a path.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{name} must be the path of a {of}, as a str or a pathlib.Path; got "
+            f"{shown(value)}."
+        )
+    try:
+        is_path = b"\0" not in os.fsencode(value) and bool(value)
+    except UnicodeEncodeError:
+        is_path = False
+    if not is_path:
+        raise ValueError(f"{name} must be a path of the file system; got {value!a}.")
+    return Path(value)
 
 
 def check_n_rows(values: Any, name: str) -> int:

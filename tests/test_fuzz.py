@@ -23,9 +23,10 @@ pytest.importorskip("transformers")
 pytest.importorskip("matplotlib")
 
 from sklearn_ccx._validation import as_numpy, check_int
+from sklearn_ccx.callbacks._base import CoderCallback
 from tests.fuzzing import _calls
 from tests.fuzzing._calls import Call, draw_calls, outcomes
-from tests.fuzzing._doors import NO_DOORS, OF_SCIKIT_LEARN, doors
+from tests.fuzzing._doors import HOOKS, NO_DOORS, OF_SCIKIT_LEARN, doors
 from tests.fuzzing._judge import not_finite, why_unclear
 from tests.fuzzing._report import table
 from tests.test_docstrings import MODULES, is_own
@@ -53,6 +54,8 @@ def methods(cls):
     for name in dir(cls):
         method = getattr(cls, name)
         if name.startswith("_") and not (name == "__call__" and is_own(method)):
+            continue
+        if name in HOOKS and issubclass(cls, CoderCallback):
             continue
         if inspect.isroutine(method) and (
             is_own(method) or name not in OF_SCIKIT_LEARN

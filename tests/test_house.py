@@ -24,14 +24,15 @@ PACKAGE = Path(sklearn_ccx.__file__).parent
 FLOORS = [
     {"__init__"},
     {"plotting"},
-    {"inspection", "model_selection", "datasets"},
+    {"inspection", "model_selection", "datasets", "persistence"},
     {"clustering", "sleepers", "proofs"},
     {"interactions"},
     {"pretrained"},
     {"coders"},
     {"lm"},
-    {"activations", "networks"},
-    {"_engine", "_validation", "_sklearn_compat"},
+    {"activations", "callbacks", "networks"},
+    {"_storage"},
+    {"_engine", "_validation", "_sklearn_compat", "_version"},
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 

@@ -118,6 +118,7 @@ class Training:
         processes: Processes = ALONE,
     ) -> None:
         self._data, self._settings, self._processes = data, settings, processes
+        self._rows: Rows = np.arange(0)
         self.scales = scales
         W_enc_MF, b_enc_M, W_dec_MF = weights
         self.model = CrosscoderModel(W_enc_MF, b_enc_M, W_dec_MF, activation)
@@ -245,7 +246,7 @@ class Training:
 
     def run(
         self,
-        rows: Rows,
+        passes: Callable[[int], tuple[TrainingData, Rows]],
         n_passes: int,
         validation_rows: Rows | None = None,
         watcher: Watcher | None = None,
@@ -254,8 +255,8 @@ class Training:
 
         Parameters
         ----------
-        rows : ndarray of int
-            The rows to train on.
+        passes : callable
+            Gives the data of a pass, from 0, and the rows to train on.
         n_passes : int
             How many passes there shall be, with those that a state was loaded of.
         validation_rows : ndarray of int or None
@@ -269,13 +270,15 @@ class Training:
             The entries of :class:`PassReport`, one number for each pass.
         """
         settings, watcher = self._settings, watcher or Watcher()
-        done = len(self.reports), self.trainer.n_steps_of_pass
+        n_done = len(self.reports)
+        done = n_done, self.trainer.n_steps_of_pass
         self._processes.require_same({"what was fitted before": done})
         self._processes.copy_from_first(self.model.state_dict().values())
-        n_steps = math.ceil(len(rows) / settings.batch_size)
+        self._data, self._rows = passes(min(n_done, n_passes - 1))
+        n_steps = math.ceil(len(self._rows) / settings.batch_size)
         progress = tqdm(
             total=n_passes * n_steps,
-            initial=len(self.reports) * n_steps + self.trainer.n_steps_of_pass,
+            initial=n_done * n_steps + self.trainer.n_steps_of_pass,
             desc=settings.progress,
             unit="step",
             disable=settings.progress is None or self._processes.rank > 0,
@@ -287,9 +290,12 @@ class Training:
 
         with progress:
             while len(self.reports) < n_passes and not self._is_stopped:
-                watcher.on_pass_begin(n_steps)
+                del self._data  # before the next buffer of a stream is there
+                self._data, self._rows = passes(len(self.reports))
+                self._processes.require_same({"the number of rows": len(self._rows)})
+                watcher.on_pass_begin(math.ceil(len(self._rows) / settings.batch_size))
                 try:
-                    report = self.trainer.run_pass(self._data.load, rows, on_step)
+                    report = self.trainer.run_pass(self._data.load, self._rows, on_step)
                 except DivergenceError:
                     self.diverged_in_pass = len(self.reports) + 1
                     self._is_stopped = True
@@ -325,9 +331,9 @@ class Training:
             for column in fields(PassReport)
         }
 
-    def evaluate(self, rows: Rows) -> Evaluation:
-        """Evaluate the model on at most ``_MAX_EVALUATED_ROWS`` of the rows."""
-        batches = self._batches(spread(rows, _MAX_EVALUATED_ROWS))
+    def evaluate(self) -> Evaluation:
+        """Evaluate the model on at most ``_MAX_EVALUATED_ROWS`` of the newest rows."""
+        batches = self._batches(spread(self._rows, _MAX_EVALUATED_ROWS))
         return evaluate(self.model, batches, self._objective.variance_L)
 
     def _batches(self, rows: Rows) -> Iterator[Tensor]:

@@ -193,4 +193,4 @@ def _chunks(X: Any, rows: Rows) -> Iterator[tuple[Rows, FloatArray]]:
     n_rows = max(1, _CHUNK_BYTES // (8 * X.shape[1]))
     for start in range(0, len(rows), n_rows):
         chunk = rows[start : start + n_rows]
-        yield chunk, X[chunk].astype(np.float64)
+        yield chunk, np.asarray(X[chunk], dtype=np.float64)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 
-def to_tensor(
-    array: npt.NDArray[Any], dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Tensor with the array's values, sharing memory where that is safe."""
+def to_tensor(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Tensor with the values of an array, sharing memory where that is safe.
+
+    What numpy can make an array of, such as rows of files, is read here.
+    """
+    array = np.asarray(values)
     if not array.flags.writeable:  # torch has no read-only tensors
         array = np.array(array)
     tensor = torch.from_numpy(np.ascontiguousarray(array))

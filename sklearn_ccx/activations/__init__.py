@@ -1,6 +1,14 @@
-"""Activations in memory and on disk, readable without transformers."""
+"""Activations in memory, on disk and in streams, readable without transformers."""
 
 from ._harvest import Harvest, load_harvest
+from ._joined import concatenate_sites
 from ._sharded import ShardedActivations
+from ._stream import ActivationStream
 
-__all__ = ["Harvest", "ShardedActivations", "load_harvest"]
+__all__ = [
+    "ActivationStream",
+    "Harvest",
+    "ShardedActivations",
+    "concatenate_sites",
+    "load_harvest",
+]

@@ -74,8 +74,8 @@ def load_harvest(directory: str | os.PathLike[str], *, verify: bool = True) -> H
         The `out` of :func:`~sklearn_ccx.lm.harvest`.
 
     verify : bool, default=True
-        Whether to read all shards once and compare their checksums. The sizes of the
-        shards are compared in either case.
+        Whether to read all shards once and compare their checksums. Their sizes, and
+        what their headers say of dtype, shape and making, are compared in either case.
 
     Returns
     -------
@@ -86,7 +86,8 @@ def load_harvest(directory: str | os.PathLike[str], *, verify: bool = True) -> H
     ------
     ValueError
         If the directory is not one of :func:`~sklearn_ccx.lm.harvest` or is not
-        complete, or if a shard is damaged, which is named.
+        complete, if the manifest is malformed, if a shard is damaged, or if the header
+        of a shard does not agree with the manifest. The file is named.
     TypeError
         If a parameter has the wrong type.
 
@@ -109,7 +110,7 @@ def load_harvest(directory: str | os.PathLike[str], *, verify: bool = True) -> H
     """
     verify = check_bool(verify, "verify")
     shards = ShardDirectory.open(check_path(directory, "directory"))
-    shards.verify(checksums=verify)
+    shards.verify(checksums=None if verify else ())
     missing = shards.missing()
     if missing:
         raise ValueError(
@@ -143,4 +144,10 @@ def check_path(value: object, name: str) -> Path:
         )
     if "\0" in value:
         raise ValueError(f"{name} has a null character; got {shown(value)}.")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} must be a path that the system can encode; got {value!a}."
+        ) from error
     return Path(value)

@@ -1,7 +1,7 @@
 """How a coder is trained: the scikit-learn contract of fit and partial_fit."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Self
@@ -31,6 +31,8 @@ from .._validation import check_seed
 from ..networks import check_mlps, check_provable, freeze_mlps
 from ._fitted import FittedCoder
 from ._parameters import CoderParameters
+from ._passes import Passes
+from ._rows import DTYPES, check_finite, flat
 from ._running_fit import RunningFit
 from ._same_fit import require_same_fit
 from ._scales import MeasuredScales
@@ -72,7 +74,9 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
             Activations; :class:`InteractionSAE` takes the first shape only. float32
             and float64 are used as they are; memory-mapped arrays and
-            :class:`~sklearn_ccx.lm.ShardedActivations` are read batch by batch.
+            :class:`~sklearn_ccx.lm.ShardedActivations` are read batch by batch. Or an
+            :class:`~sklearn_ccx.activations.ActivationStream`, which makes them while
+            the training goes on.
 
         y : Ignored
             Present for the scikit-learn API.
@@ -100,19 +104,30 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             would dominate (see `outlier_threshold`); or if there are more sites than
             samples, which hints at a batch of sequences.
         """
-        given = X
-        X, layout = self._validate_new_activations(X)
+        passes = Passes(X)
+        if passes.stream is not None and self.early_stopping:
+            raise ValueError(
+                "early_stopping=True holds out rows of X, which a stream does not "
+                "keep; set early_stopping=False."
+            )
+        given = passes.first()
+        X, layout = self._validate_new_activations(given)
         processes = self._processes()
         require_same_fit(self, X, processes)
         typical = self._typical_norms(X, layout)
         rows = self._rows_to_use(X, typical)
         n_train = len(rows) - self._n_validation(len(rows))
         settings = self._settings(
-            X.shape[1], layout["n_sites_"], n_train, self._output_dtype(X)
+            X.shape[1],
+            layout["n_sites_"],
+            n_train,
+            self._output_dtype(X),
+            n_all=passes.n_samples(rows) - (len(rows) - n_train),
+            n_buffers=passes.n_buffers,
         )
         weights = self._fitted_weights(settings, X) if self.warm_start else None
         offset = self._given_offset(X) if self.warm_start else None
-        running = self._running("fit", given, y, X, settings.n_passes, weights)
+        running = self._running("fit", given, y, X, settings.n_passes, weights, passes)
         with running.told():
             seed = processes.from_first(running.seed)
             generator = torch.Generator().manual_seed(seed)
@@ -120,6 +135,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             data = self._measured_data(
                 X, layout, train_rows, typical, offset, processes
             )
+            passes.begin(data, train_rows, self._reader_of_buffers(data, typical))
             mlps = self._frozen_mlps(data)
             with threads_for(step_size(settings, X.shape[1], mlps, processes)):
                 run = Training.begin(
@@ -134,7 +150,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
 
                 def attributes() -> dict[str, Any]:
                     scales = MeasuredScales(data.scaling, run.scales, typical)
-                    fitted = self._fitted_attributes(run, scales, train_rows, layout)
+                    fitted = self._fitted_attributes(run, scales, layout)
                     fitted |= self._kept_attributes(settings, scales, layout)
                     fitted["_intercept_is_given"] = offset is not None
                     if validation_rows is not None:
@@ -144,7 +160,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
                     return fitted
 
                 running.start(run, attributes)
-                run.run(train_rows, settings.n_passes, validation_rows, running)
+                run.run(passes, settings.n_passes, validation_rows, running)
                 fitted = attributes()
                 if run.diverged_in_pass is not None:
                     warn_of_divergence(run.diverged_in_pass)
@@ -169,7 +185,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         Parameters
         ----------
         X : array-like of shape (n_samples, d) or (n_samples, n_sites, d)
-            Activations, or one part of them.
+            Activations, or one part of them, or an
+            :class:`~sklearn_ccx.activations.ActivationStream`.
 
         y : Ignored
             Present for the scikit-learn API.
@@ -190,14 +207,15 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         """
         # scikit-learn validates the parameters at the first call only.
         self._validate_params()
-        given = X
+        passes = Passes(X)
+        given = passes.first()
         state = getattr(self, "_training_state", None)
         is_fitted = hasattr(self, "components_")
         if is_fitted:
-            X, layout = self._validate_activations(X), {"n_sites_": self.n_sites_}
+            X, layout = self._validate_activations(given), {"n_sites_": self.n_sites_}
             self._check_goes_on()
         else:
-            X, layout = self._validate_new_activations(X)
+            X, layout = self._validate_new_activations(given)
         processes = self._processes()
         require_same_fit(self, X, processes)
         # Features that were not made by a fit have no scales yet.
@@ -216,14 +234,23 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             rows = self._rows_to_use(X, typical)
             offset = self._given_offset(X)
             data = self._measured_data(X, layout, rows, typical, offset, processes)
+        passes.begin(data, rows, self._reader_of_buffers(data, typical))
         settings = self._settings(
-            X.shape[1], layout["n_sites_"], len(rows), self._output_dtype(X)
+            X.shape[1],
+            layout["n_sites_"],
+            len(rows),
+            self._output_dtype(X),
+            n_all=passes.n_samples(rows),
+            n_buffers=passes.n_buffers,
         )
         mlps = self._frozen_mlps(data)
         weights = self._fitted_weights(settings, X)
         goes_on = kept is not None and state is not None
         history: dict[str, FloatArray] = self.history_ if goes_on else {}
-        running = self._running("partial_fit", given, y, X, 1, weights, goes_on)
+        n_passes = passes.n_buffers
+        running = self._running(
+            "partial_fit", given, y, X, n_passes, weights, passes, goes_on
+        )
         n_multiplications = step_size(settings, X.shape[1], mlps, processes)
         with threads_for(n_multiplications), running.told():
             if kept is not None and state is not None:
@@ -242,14 +269,14 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
 
             def attributes() -> dict[str, Any]:
                 scales = MeasuredScales(data.scaling, run.scales, typical)
-                fitted = self._fitted_attributes(run, scales, rows, layout, history)
+                fitted = self._fitted_attributes(run, scales, layout, history)
                 fitted |= self._kept_attributes(settings, scales, layout)
                 is_given = getattr(self, "_intercept_is_given", False)
                 fitted["_intercept_is_given"] = is_given
                 return fitted
 
             running.start(run, attributes)
-            run.run(rows, n_passes=1, watcher=running)
+            run.run(passes, n_passes, watcher=running)
             fitted = attributes()
             if run.diverged_in_pass is not None:
                 warn_of_divergence(run.diverged_in_pass)
@@ -262,6 +289,26 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             running.end()
         return self
 
+    def _reader_of_buffers(
+        self, first: TrainingData, typical: TypicalNorms
+    ) -> Callable[[Any], tuple[TrainingData, npt.NDArray[np.int64]]]:
+        """Makes training data of another buffer than the first, in its units."""
+        n_columns = first.n_columns
+
+        def read(buffer: Any) -> tuple[TrainingData, npt.NDArray[np.int64]]:
+            rows = flat(buffer)
+            if rows.shape[1] != n_columns:
+                raise ValueError(
+                    f"the stream has a buffer with {rows.shape[1]} columns after one "
+                    f"with {n_columns}; all must have the same sites."
+                )
+            check_finite(rows, type(self).__name__)
+            rows = rows if rows.dtype in (*DTYPES, np.float16) else rows.astype(float)
+            used = self._rows_to_use(rows, typical)
+            return self._training_data(rows, first.scaling), used
+
+        return read
+
     def _running(
         self,
         method: str,
@@ -270,6 +317,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         X: FloatArray,
         n_passes: int,
         weights: UserWeights | None,
+        passes: Passes,
         goes_on: bool = False,
     ) -> RunningFit:
         """A fit that callbacks can be told of; one that goes on draws no seed."""
@@ -281,6 +329,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             X,
             seed=0 if goes_on else self._drawn_seed(),
             n_passes=n_passes,
+            n_samples=passes.n_samples(X),
             start={} if weights is None else weights.arrays(),
         )
 
@@ -428,12 +477,11 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         self,
         run: Training,
         scales: MeasuredScales,
-        rows: npt.NDArray[np.int64],
         layout: dict[str, Any],
         history: Mapping[str, FloatArray] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """What the training has made, in the user's units."""
-        evaluation = run.evaluate(rows)
+        evaluation = run.evaluate()
         model, dtype = run.model, to_numpy(run.model.b_enc_M).dtype
         W_dec_MF = to_numpy(model.W_dec_MF).astype(np.float64)
         folded = scales.scaling.fold(

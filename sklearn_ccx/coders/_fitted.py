@@ -20,6 +20,7 @@ from .._engine._threads import threads_for
 from .._engine._torch_state import with_torch_state
 from .._engine.activations import keep_above, keep_largest
 from .._validation import as_numbers, errors_of_conversion
+from ..activations import ActivationStream
 from ..networks import MLPWeights, check_mlps
 from ._given_weights import GivenWeights, given_threshold
 from ._parameters import CoderParameters
@@ -306,7 +307,7 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
         X, n_sites = self._validate_activations(X), self.n_sites_
         sum_F, largest_F = np.zeros((2, X.shape[1]))
         for batch in gen_batches(len(X), batch_length(X.shape[1])):
-            rows = X[batch].astype(np.float64)
+            rows = np.asarray(X[batch], dtype=np.float64)
             sum_F += rows.sum(axis=0)
             np.maximum(largest_F, np.abs(rows).max(axis=0), out=largest_F)
         mean = sum_F / len(X)
@@ -315,7 +316,7 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
         error_L, total_L, square_L = np.zeros((3, n_sites))
         for batch, codes_BM in self._encode_batches(X):
             codes = codes_BM.cpu().numpy()
-            rows = X[batch].astype(np.float64)
+            rows = np.asarray(X[batch], dtype=np.float64)
             recon = codes @ self.components_ + self.intercept_
             for sums_L, values in (
                 (error_L, rows - recon),
@@ -368,6 +369,11 @@ class FittedCoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CoderParame
     def _validate_activations(self, X: Any) -> FloatArray:
         """Flattened activations that match those of the fit."""
         self._check_parameters("dtype", "device", "n_sites", "sparse_output")
+        if isinstance(X, ActivationStream):
+            raise TypeError(
+                "X is an ActivationStream, which only fit and partial_fit take; pass "
+                "the rows of a buffer, X.buffer(0)."
+            )
         X = as_numbers(X, "X")
         if len(X.shape) > 2:
             self._number_of_sites(X.shape)

@@ -131,7 +131,14 @@ class CoderParameters(BaseEstimator):
         self.verbose = verbose
 
     def _settings(
-        self, n_columns: int, n_sites: int, n_rows: int, dtype: np.dtype[Any]
+        self,
+        n_columns: int,
+        n_sites: int,
+        n_rows: int,
+        dtype: np.dtype[Any],
+        *,
+        n_all: int,
+        n_buffers: int,
     ) -> FitSettings:
         """Every default and "auto" resolved for a fit.
 
@@ -140,9 +147,11 @@ class CoderParameters(BaseEstimator):
         n_columns, n_sites : int
             Columns of a row, and the sites they make up.
         n_rows : int
-            Rows of a pass.
+            Rows of the first pass.
         dtype : numpy dtype
             Of the computation.
+        n_all, n_buffers : int
+            Rows of all passes that make one over all data, and how many these are.
         """
         width = n_columns // n_sites
         n_components = self._resolved_n_components(width)
@@ -170,7 +179,7 @@ class CoderParameters(BaseEstimator):
             ),
             learning_rate=self._number("learning_rate_init"),
             batch_size=min(int(self.batch_size), max(1, n_rows)),
-            n_passes=self._planned_passes(n_rows),
+            n_passes=n_buffers * self._planned_passes(n_all),
             tol=self._number("tol"),
             n_iter_no_change=int(self.n_iter_no_change),
             dtype=torch_dtype(dtype),

@@ -45,28 +45,33 @@ def validated(
     Those in shards are finite and are not read. Half-precision arrays, which may be
     memory maps, stay as they are: they are converted batch by batch.
     """
-    if isinstance(X, ShardedActivations):
-        _check_n_samples(estimator, len(X), ensure_min_samples)
-        return validate_data(estimator, X, reset=reset, skip_check_array=True)
     checks: dict[str, Any] = {"ensure_min_samples": ensure_min_samples}
+    if isinstance(X, ShardedActivations):
+        in_place_of_X = np.broadcast_to(X.dtype.type(0), X.shape)  # takes no memory
+        checks |= {"dtype": None, "ensure_all_finite": False}
+        validate_data(estimator, in_place_of_X, reset=reset, **checks)
+        return X
     if not (isinstance(X, np.ndarray) and X.dtype == np.float16):
         with errors_of_conversion("X"):
             return validate_data(estimator, X, reset=reset, dtype=DTYPES, **checks)
     X = validate_data(
         estimator, X, reset=reset, dtype=None, ensure_all_finite=False, **checks
     )
+    check_finite(X, type(estimator).__name__)
+    return X
+
+
+def check_finite(X: Any, name: str) -> None:
+    """Check numbers batch by batch, for an estimator of some name.
+
+    Raises
+    ------
+    ValueError
+        If one is not finite; it says about where.
+    """
     for batch in gen_batches(len(X), batch_length(X.shape[1])):
         if not np.isfinite(X[batch]).all():
             raise ValueError(
                 f"Input X contains NaN or infinity in rows {batch.start} to "
-                f"{batch.stop - 1}; {type(estimator).__name__} takes finite numbers."
+                f"{batch.stop - 1}; {name} takes finite numbers."
             )
-    return X
-
-
-def _check_n_samples(estimator: BaseEstimator, n_samples: int, minimum: int) -> None:
-    if n_samples < minimum:
-        raise ValueError(
-            f"X has {n_samples} sample(s), but {type(estimator).__name__} needs at "
-            f"least {minimum}."
-        )

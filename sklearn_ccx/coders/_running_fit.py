@@ -40,13 +40,15 @@ class RunningFit(Watcher):
     method : str
         "fit" or "partial_fit".
     X, y : array-like
-        As the user gave them.
+        As the user gave them, or the first buffer of a stream.
     rows : array
         The validated X.
     seed : int
         What the fit draws its random numbers from.
     n_passes : int
         How many passes are planned.
+    n_samples : int
+        How many samples there are; more than in X, if this is the first buffer.
     start : dict of ndarray
         Weights that the fit begins with; empty if they are drawn.
     """
@@ -61,12 +63,13 @@ class RunningFit(Watcher):
         *,
         seed: int,
         n_passes: int,
+        n_samples: int,
         start: Mapping[str, npt.NDArray[Any]],
     ) -> None:
         self._estimator, self.method = estimator, method
         self._X, self._y, self._rows = X, y, rows
         self.seed, self._start = seed, start
-        self._n_passes = n_passes
+        self._n_passes, self._n_samples = n_passes, n_samples
         self._run: Training | None = None
         self._attributes: Callable[[], dict[str, Any]] | None = None
         self._saved: dict[str, Any] | None = None
@@ -172,6 +175,12 @@ class RunningFit(Watcher):
             row["validation_loss"] = self._run.validation_losses[-1]
         return row
 
+    @property
+    def n_passes_done(self) -> int:
+        """How many passes have ended."""
+        assert self._run is not None
+        return len(self._run.reports)
+
     def key(self) -> str:
         """A digest of all that decides about the result of the fit.
 
@@ -186,7 +195,7 @@ class RunningFit(Watcher):
             "method": self.method,
             "params": {name: _described(params[name]) for name in names},
             "seed": self.seed if is_seeded else None,
-            "X": [list(self._rows.shape), str(self._rows.dtype)],
+            "X": [self._n_samples, list(self._rows.shape), str(self._rows.dtype)],
         }
         digest.update(json.dumps(description, sort_keys=True).encode())
         compared = spread(np.arange(len(self._rows)), _MAX_COMPARED_ROWS)

@@ -10,17 +10,27 @@ except ImportError as error:
         "sklearn_ccx.lm needs transformers; pip install 'sklearn-ccx[lm]'."
     ) from error
 
-from ..activations import Harvest, ShardedActivations, load_harvest
+from ..activations import (
+    ActivationStream,
+    Harvest,
+    ShardedActivations,
+    concatenate_sites,
+    load_harvest,
+)
 from ._harvest import harvest
+from ._harvest_stream import harvest_stream
 from ._mlp_weights import mlp_weights
 from ._patched_loss import patched_loss
 from ._routed_experts import routed_experts
 from ._sites import site_names
 
 __all__ = [
+    "ActivationStream",
     "Harvest",
     "ShardedActivations",
+    "concatenate_sites",
     "harvest",
+    "harvest_stream",
     "load_harvest",
     "mlp_weights",
     "patched_loss",

@@ -32,6 +32,9 @@ _DTYPES = {
     "float32": torch.float32,
 }
 
+# Those that numpy can hold.
+IN_MEMORY_DTYPES = ("float16", "float32")
+
 # Size of a shard when shard_size is None. One shard is held in memory.
 _SHARD_BYTES = 2**28
 
@@ -108,7 +111,8 @@ def harvest(
     out : str or path-like, default=None
         Directory to write to, in shards. None keeps the activations in memory. A
         call that was interrupted goes on where it stopped when it is repeated, and
-        ends with the same files as one that was not.
+        ends with the same files as one that was not. While another call writes there,
+        also in another process, it waits.
 
     shard_size : int, default=None
         Tokens at which a shard is full; it ends with the batch. One shard is held
@@ -130,6 +134,14 @@ def harvest(
         settings or has a damaged shard, which is named.
     TypeError
         If `model` is not a transformers model or a parameter has the wrong type.
+    OSError
+        If a file cannot be written, as on a full disk. The shards that are finished
+        are kept, and the same call goes on with them.
+
+    Warns
+    -----
+    UserWarning
+        If it waits for another call, or if the file system of `out` has no locks.
 
     See Also
     --------
@@ -140,7 +152,10 @@ def harvest(
     -----
     Shards are in the safetensors format, beside a manifest in JSON with the settings,
     sizes and SHA-256 checksums. The settings include digests of the inputs and of the
-    model's weights, so that a directory never mixes two models.
+    model's weights, so that a directory never mixes two models. A shard is on disk,
+    and not only on its way there, before the manifest says so, and what was written is
+    read back and compared at the end. If the process is killed, the shard that it was
+    at is lost, and no other.
 
     Ids without an attention mask may be padded with the padding token of `tokenizer`,
     or without one of the model's configuration: a run of it at the start or at the end
@@ -178,7 +193,7 @@ def harvest(
         max_length, max_tokens, drop_special, drop_positions
     )
     sequences = read_inputs(model, inputs, tokenizer, selection)
-    record = partial(_record, model, blocks, names, _DTYPES[dtype], sequences)
+    record = partial(record_batch, model, blocks, names, dtype, sequences)
     batches = sequences.batches(batch_size)
     progress = tqdm(
         total=sequences.n_tokens, desc="harvest", unit="token", disable=not verbose
@@ -217,22 +232,22 @@ def _check_dtype(dtype: str, path: Path | None) -> None:
         )
 
 
-def _record(
+def record_batch(
     model: PreTrainedModel,
     blocks: list[Block],
     names: tuple[str, ...],
-    dtype: torch.dtype,
+    dtype: str,
     sequences: TokenSequences,
     rows: IntArray,
 ) -> Tensor:
     """Activations of the kept tokens of some sequences in the dtype asked for."""
     batch = sequences.load(rows, model.device)
-    recorded_BLD = record_sites(model, blocks, names, batch).to(dtype)
+    recorded_BLD = record_sites(model, blocks, names, batch).to(_DTYPES[dtype])
     is_finite_L = torch.isfinite(recorded_BLD).all(dim=2).all(dim=0)
     if not is_finite_L.all():
         site = names[int(is_finite_L.int().argmin())]
         raise ValueError(
-            f"The activations at {site} are not finite in {dtype}; use "
+            f"The activations at {site} are not finite in {_DTYPES[dtype]}; use "
             'dtype="float32" or "bfloat16", or look for NaN in the weights.'
         )
     return recorded_BLD.cpu()
@@ -284,19 +299,26 @@ def _harvest_to_directory(
     path: Path,
     progress: tqdm,
 ) -> None:
+    finished = ShardDirectory.finished(path, settings)
+    if finished is not None:
+        # Nobody writes there any more, so that nobody has to wait.
+        finished.verify()
+        progress.update(sequences.n_tokens)
+        return
     lengths = [sum(map(sequences.count, batches)) for batches in shards]
-    directory = ShardDirectory.create(path, settings, lengths)
-    directory.verify(checksums=True)
-    missing = directory.missing()
-    progress.update(sum(lengths) - sum(lengths[number] for number in missing))
-    for number in missing:
-        parts = []
-        for rows in shards[number]:
-            parts.append(record(rows))
-            progress.update(len(parts[-1]))
-        tokens = sequences.token_arrays(np.concatenate(shards[number]).tolist())
-        tensors = {name: torch.from_numpy(array) for name, array in tokens.items()}
-        directory.write(number, tensors | {"activations": torch.cat(parts)})
+    with ShardDirectory.writing(path, settings, lengths) as directory:
+        directory.verify()
+        missing = directory.missing()
+        progress.update(sum(lengths) - sum(lengths[number] for number in missing))
+        for number in missing:
+            parts = []
+            for rows in shards[number]:
+                parts.append(record(rows))
+                progress.update(len(parts[-1]))
+            tokens = sequences.token_arrays(np.concatenate(shards[number]).tolist())
+            tensors = {name: torch.from_numpy(array) for name, array in tokens.items()}
+            directory.write(number, tensors | {"activations": torch.cat(parts)})
+        directory.verify(checksums=missing)
 
 
 def _digest_of_inputs(sequences: TokenSequences) -> str:

@@ -415,6 +415,28 @@ class MLPWeights:
             **of_norm,
         )
 
+    def at_site(self, site: int) -> "MLPWeights":
+        """Give the same MLP, reading another site.
+
+        Parameters
+        ----------
+        site : int
+            The site among those of the activations, from 0.
+
+        Returns
+        -------
+        mlp : MLPWeights
+            Equal to this one but for `site`.
+
+        Raises
+        ------
+        ValueError
+            If `site` is negative.
+        TypeError
+            If `site` is not an integer.
+        """
+        return MLPWeights(**self.__getstate__() | {"site": site})
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"MLPWeights is immutable; cannot set {name!r}.")
 

@@ -152,7 +152,8 @@ def certify(
 
     Of a gated MLP both factors have such an interval, in both cases without the
     features that are dominant at the neuron, and the neuron is in the product of the
-    two; see :ref:`gated-proofs`.
+    two; see :ref:`gated-proofs`. Behind a norm all is divided by the scale of the
+    sample's activation; see :ref:`normed-proofs`.
 
     Parameters
     ----------
@@ -169,7 +170,8 @@ def certify(
     level : {"sample", "group", "domain"}, default="sample"
         What one proof is about.
 
-        - "sample": the code and the residual of one sample;
+        - "sample": the code and the residual of one sample, the only level for MLPs
+          behind a norm;
         - "group": every code inside the ranges of a group of samples, with at most as
           many active features and as large a residual at each neuron as one of them
           has;

@@ -137,7 +137,9 @@ class ExplainedSamples:
             yield rows, self._read(rows)
 
     def _read(self, rows: slice | IntArray) -> SampleBatch:
-        return SampleBatch(self._codes[rows], self._X[rows].astype(np.float64))
+        return SampleBatch(
+            self._codes[rows], np.asarray(self._X[rows], dtype=np.float64)
+        )
 
     def partition(self, premises: Premises) -> Partition:
         """Which sample or set of codes each sample belongs to."""

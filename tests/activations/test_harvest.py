@@ -45,8 +45,10 @@ def test_other_paths_are_refused(directory):
 def test_public_face():
     assert activations.__doc__
     assert sorted(activations.__all__) == [
+        "ActivationStream",
         "Harvest",
         "ShardedActivations",
+        "concatenate_sites",
         "load_harvest",
     ]
 

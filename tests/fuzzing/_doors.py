@@ -25,9 +25,9 @@ from sklearn.pipeline import make_pipeline
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import sklearn_ccx as ccx
-from sklearn_ccx import datasets, inspection, lm, model_selection, pretrained
+from sklearn_ccx import callbacks, datasets, inspection, lm, model_selection, pretrained
 from sklearn_ccx._validation import as_numpy
-from sklearn_ccx.activations import load_harvest
+from sklearn_ccx.activations import ActivationStream, concatenate_sites, load_harvest
 from sklearn_ccx.coders import find_coder
 from sklearn_ccx.pretrained._sample_norms import sample_norm_transformer
 from tests.conftest import make_mlp
@@ -269,7 +269,17 @@ def _sharded(name, **arguments):
     harvest = lm.harvest(_language_model(), IDS, out="written")
     if name == "reshape":
         return np.asarray(harvest.activations.reshape(arguments["shape"]))
-    return harvest.activations[arguments["key"]]
+    return np.asarray(harvest.activations[arguments["key"]])
+
+
+def _concatenated(parts):
+    joined = concatenate_sites(parts)
+    return np.asarray(getattr(joined, "activations", joined))
+
+
+@_once
+def _harvest():
+    return lm.harvest(_language_model(), IDS)
 
 
 def _write_dictionary(directory):
@@ -486,6 +496,39 @@ def _detector_doors():
     )
 
 
+def _persistence_doors():
+    for name, make in {
+        "save[coder]": _coder,
+        "save[clusterer]": _clusterer,
+        "save[detector]": _detector,
+    }.items():
+        yield Door(
+            name,
+            _save_and_load,
+            lambda make=make: {"estimator": make(), "path": "written"},
+            ("save",),
+            paths=("path",),
+        )
+    yield Door(
+        "load",
+        _load_estimator,
+        lambda: {"path": Path("written"), "verify": True, "mmap": False},
+        ("load",),
+        paths=("path",),
+    )
+
+
+def _save_and_load(estimator, path):
+    ccx.save(estimator, path)
+    return ccx.load(path)
+
+
+def _load_estimator(path, verify, mmap):
+    """Read a file that has been written where the valid argument says."""
+    ccx.save(_clusterer(), "written")
+    return ccx.load(path, verify=verify, mmap=mmap)
+
+
 def _network_doors():
     rng = np.random.default_rng(0)
     W, b = rng.normal(size=(3, WIDTH, 6)), rng.normal(size=6)
@@ -502,6 +545,12 @@ def _network_doors():
             lambda v=values: _arguments(ccx.MLPWeights, **arrays, **v),
             ("MLPWeights",),
         )
+    yield Door(
+        "MLPWeights.at_site",
+        lambda site: make_mlp(WIDTH, 6).at_site(site),
+        lambda: {"site": 1},
+        ("MLPWeights.at_site",),
+    )
     yield Door(
         "MLPWeights.from_sklearn",
         ccx.MLPWeights.from_sklearn,
@@ -692,12 +741,26 @@ def _language_model_doors():
             "attention_mask": np.array([[1, 1, 1], [0, 1, 1]]),
         },
     )
+    stream = {"model": _language_model(), "inputs": IDS, "batch_size": 2}
+    yield Door(
+        "harvest_stream",
+        _rows_of_stream,
+        lambda: _arguments(lm.harvest_stream, **stream, max_length=10, buffer_size=5),
+        ("harvest_stream",),
+    )
     yield Door(
         "load_harvest",
         _load,
         lambda: {"directory": Path("written"), "verify": True},
         ("load_harvest",),
         paths=("directory",),
+    )
+    yield Door(
+        "concatenate_sites",
+        _concatenated,
+        lambda: {"parts": {"a": _harvest(), "b": _harvest()}},
+        ("concatenate_sites",),
+        words={"parts": ("of parts",)},
     )
     yield _function(lm.mlp_weights, model=_language_model)
     yield _function(
@@ -877,6 +940,49 @@ def _display_doors():
 
 
 @cache
+def _callback_doors():
+    yield Door(
+        "Checkpoint",
+        lambda **arguments: _fit_with(callbacks.Checkpoint(**arguments)),
+        lambda: {"directory": Path("checkpoints"), "every": 1},
+        ("Checkpoint",),
+        paths=("directory",),
+    )
+    yield Door(
+        "MetricsLogger",
+        lambda log: _fit_with(callbacks.MetricsLogger(log)),
+        lambda: {"log": [].append},
+        ("MetricsLogger",),
+    )
+
+
+def _fit_with(callback):
+    coder = ccx.InteractionSAE(**_FIT).set_callbacks(callback)
+    return coder.fit(_X()).components_
+
+
+def _stream_doors():
+    rows = {"read": lambda start, stop: _X()[start:stop], "n_samples": 20}
+    yield Door(
+        "ActivationStream",
+        lambda **arguments: ccx.InteractionSAE(**_FIT).fit(
+            ActivationStream(**arguments)
+        ),
+        lambda: rows | {"buffer_size": 12},
+        ("ActivationStream",),
+    )
+    yield Door(
+        "ActivationStream.buffer",
+        lambda index: ActivationStream(**rows, buffer_size=8).buffer(index),
+        lambda: {"index": 1},
+        ("ActivationStream.buffer",),
+    )
+
+
+def _rows_of_stream(**arguments):
+    return lm.harvest_stream(**arguments).buffer(0)
+
+
 def doors() -> dict[str, Door]:
     """All doors by name."""
     transformers.utils.logging.set_verbosity_error()
@@ -887,10 +993,13 @@ def doors() -> dict[str, Door]:
         *_measure_doors(),
         *_clusterer_doors(),
         *_detector_doors(),
+        *_persistence_doors(),
         *_inspection_doors(),
         *_dataset_doors(),
         *_display_doors(),
         *_pretrained_doors(),
+        *_callback_doors(),
+        *_stream_doors(),
         *_language_model_doors(),
     ]
     assert len({door.name for door in table}) == len(table)
@@ -909,12 +1018,15 @@ NO_DOORS = {
     "PretrainedDictionary": RESULTS,
     "ShardedActivations": "made by harvest and load_harvest",
 }
+# Methods of callbacks, which estimators call with arguments of their own.
+HOOKS = {"setup", "teardown", "on_fit_task_begin", "on_fit_task_end"}
 # Methods that the estimators inherit from scikit-learn as they are, and that pass
 # nothing on to code of this package. scikit-learn checks none of their arguments.
 OF_SCIKIT_LEARN = {
     "get_feature_names_out",
     "get_metadata_routing",
     "get_params",
+    "set_callbacks",
     "set_decision_function_request",
     "set_fit_request",
     "set_output",

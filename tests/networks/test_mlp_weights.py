@@ -304,3 +304,16 @@ def test_skops_stores_and_loads(tmp_path, is_list):
     np.testing.assert_allclose(
         interaction_scores(loaded, X), interaction_scores(sae, X), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "gelu"}])
+def test_at_another_site(options):
+    mlp = make_mlp(3, 4, **options)
+    moved = mlp.at_site(2)
+    assert (moved.site, mlp.site) == (2, 0)
+    assert moved.at_site(0) == mlp
+    assert moved != mlp
+    with pytest.raises(ValueError, match="site must be at least 0"):
+        mlp.at_site(-1)
+    with pytest.raises(TypeError, match="site must be an integer"):
+        mlp.at_site(0.5)

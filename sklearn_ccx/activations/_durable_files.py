@@ -1,0 +1,77 @@
+"""Files that are whole or not there, whatever happens to process or machine."""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_UNFINISHED = re.compile(r"(manifest|shard-\d{5,})(-[0-9a-f]{16})?\.unfinished")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what was written takes its place once it is on disk.
+
+    The path lies in a folder of its own, with a name that no other writer has, so that
+    whatever the writing leaves behind can be found by :func:`remove_unfinished`. The
+    mode of the file is that of any new file, as the umask says.
+    """
+    folder = path.parent / f"{path.stem}-{secrets.token_hex(8)}.unfinished"
+    folder.mkdir()
+    try:
+        unfinished = folder / path.name
+        unfinished.touch()
+        mode = stat.S_IMODE(unfinished.stat().st_mode)
+        yield unfinished
+        # A writer may have put another file in its place.
+        if stat.S_IMODE(unfinished.stat().st_mode) != mode:
+            unfinished.chmod(mode)
+        _sync_file(unfinished)
+        os.replace(unfinished, path)
+        sync_folder(path.parent)
+    except Exception:
+        # On a full disk its space is needed. A process that is being ended leaves it.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether it is what an interrupted writer left."""
+    return _UNFINISHED.fullmatch(path.name) is not None
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what interrupted writers left; nobody else may be writing."""
+    for path in folder.iterdir():
+        if is_unfinished(path):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk, where the file system can."""
+    if sys.platform == "win32":  # where folders cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
