@@ -129,8 +129,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         offset = self._given_offset(X) if self.warm_start else None
         running = self._running("fit", given, y, X, settings.n_passes, weights, passes)
         with running.told():
-            seed = processes.from_first(running.seed)
-            generator = torch.Generator().manual_seed(seed)
+            running.seed = processes.from_first(running.seed)
+            generator = torch.Generator().manual_seed(running.seed)
             train_rows, validation_rows = self._split(rows, generator)
             data = self._measured_data(
                 X, layout, train_rows, typical, offset, processes
@@ -159,7 +159,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
                         fitted["best_validation_loss_"] = min(losses, default=math.nan)
                     return fitted
 
-                running.start(run, attributes)
+                running.start(run, attributes, processes)
                 run.run(passes, settings.n_passes, validation_rows, running)
                 fitted = attributes()
                 if run.diverged_in_pass is not None:
@@ -261,8 +261,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
                 )
             else:
                 losses = None if kept is None else kept.losses
-                seed = processes.from_first(running.seed)
-                generator = torch.Generator().manual_seed(seed)
+                running.seed = processes.from_first(running.seed)
+                generator = torch.Generator().manual_seed(running.seed)
                 run = Training.begin(
                     data, rows, mlps, settings, generator, weights, losses, processes
                 )
@@ -275,7 +275,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
                 fitted["_intercept_is_given"] = is_given
                 return fitted
 
-            running.start(run, attributes)
+            running.start(run, attributes, processes)
             run.run(passes, n_passes, watcher=running)
             fitted = attributes()
             if run.diverged_in_pass is not None:

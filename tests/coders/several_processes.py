@@ -15,11 +15,15 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import sklearn
 from numpy.testing import assert_allclose
+from packaging.version import Version
 from sklearn.exceptions import ConvergenceWarning
 from torch import distributed, multiprocessing
 
 from sklearn_ccx import InteractionCrosscoder, InteractionSAE, MLPWeights
+from sklearn_ccx._engine._trainer import Trainer
+from sklearn_ccx.callbacks import Checkpoint
 from sklearn_ccx.coders._running_fit import RunningFit
 from tests.conftest import make_mlp
 
@@ -208,6 +212,7 @@ def work_in_own_group(rank, store, directory):
     check_fits_of_their_own(rank)
     check_progress(rank)
     check_callbacks_of_one(rank)
+    check_checkpoint(rank, directory)
     check_number_of_reductions()
     distributed.destroy_process_group()
 
@@ -293,6 +298,23 @@ def check_callbacks_of_one(rank):
     with mock.patch.object(RunningFit, "on_pass_end", on_pass_end):
         coder = crosscoder(max_iter=5).fit(activations())
     assert coder.n_iter_ == n_passes == 2
+
+
+def check_checkpoint(rank, directory):
+    """The first process writes and reads it, and the others go where it does."""
+    if Version(sklearn.__version__) < Version("1.9"):
+        return
+    own = Path(directory, f"checkpoints_{rank}")
+    parameters = {"max_iter": 4, "random_state": None, "early_stopping": True}
+
+    def fit_with_checkpoint():
+        coder = crosscoder(**parameters).set_callbacks(Checkpoint(own, every=2))
+        return coder.fit(activations()).components_
+
+    whole = fit_with_checkpoint()
+    assert len(list(own.iterdir())) == (rank == 0)
+    with mock.patch.object(Trainer, "step", side_effect=AssertionError("a step")):
+        assert np.array_equal(fit_with_checkpoint(), whole)
 
 
 def check_number_of_reductions():
