@@ -43,6 +43,12 @@ SHAPES = (
             "--samples 40 --width 4 --features 8 --passes 1 --repeats 1",
             "a core busy",
         ),
+        (
+            "distributed",
+            "--samples 16 --batch 8 --width 4 --features 8 --neurons 6 --k 2 "
+            "--passes 2 --repeats 1",
+            "samples/s",
+        ),
     ],
 )
 def test_benchmark_prints_its_table(script, options, expected, tmp_path):
