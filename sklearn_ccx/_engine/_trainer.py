@@ -129,7 +129,7 @@ class Trainer:
         self._generator = generator
         self._i_pass = 0
         self._pass: _Pass | None = None
-        self._optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        self._optimizer = self._new_optimizer()
         self._steps_since_active_M = torch.zeros_like(model.b_enc_M, dtype=torch.int64)
         # With several processes: gradients and reports, side by side.
         self._sums: Tensor | None = None
@@ -154,7 +154,7 @@ class Trainer:
         Raises
         ------
         DivergenceError
-            After restoring the weights from before the pass.
+            After restoring the weights from before the pass; the optimizer begins anew.
         """
         if self._pass is None:
             self._pass = self._new_pass()
@@ -162,11 +162,16 @@ class Trainer:
             report = self._run_pass(self._pass, load, rows, on_step)
         except DivergenceError:
             self._model.load_state_dict(self._pass.good_weights)
+            # Its moments are not finite either: the next pass would diverge as well.
+            self._optimizer = self._new_optimizer()
             raise
         finally:
             self._pass = None
         self._i_pass += 1
         return report
+
+    def _new_optimizer(self) -> torch.optim.Adam:
+        return torch.optim.Adam(self._model.parameters(), fused=True)
 
     def _new_pass(self) -> _Pass:
         is_active_M = torch.zeros_like(self._steps_since_active_M, dtype=torch.bool)
