@@ -359,8 +359,8 @@ def test_default_number_of_passes_makes_a_thousand_steps(acts):
 
 def test_training_goes_on_after_a_divergence(acts):
     """What diverged leaves no trace in the weights, nor in the optimizer."""
-    ccx = InteractionCrosscoder(10, k=4, max_iter=4, random_state=0).partial_fit(acts)
-    kept = ccx.components_
+    ccx = InteractionCrosscoder(10, k=4, max_iter=4, batch_size=16, random_state=0)
+    kept = ccx.partial_fit(acts).components_
     ccx.set_params(learning_rate_init=1e200)
     with pytest.warns(ConvergenceWarning, match="diverged"):
         ccx.partial_fit(acts)
