@@ -1,9 +1,9 @@
 """Rows per second of the analyses with several jobs, and what the jobs are sent.
 
 The speeds are those of whole calls on activations in a memory map, after one call that
-starts the workers. Then the bytes that all tasks of a call are sent, and the peak memory
-of a search over a memory map and over the same file opened with `open_npy`. Run it with
-OMP_NUM_THREADS=1, so that one job is one core.
+starts the workers. Then the bytes that all tasks of a call are sent, and the peak
+memory of a search over a memory map and over the same file opened with `open_npy`. Run
+it with OMP_NUM_THREADS=1, so that one job is one core.
 """
 
 import argparse

@@ -48,6 +48,12 @@ SHAPES = (
             "--samples 40 --width 4 --features 8 --passes 1 --repeats 1",
             "a core busy",
         ),
+        (
+            "distributed",
+            "--samples 16 --batch 8 --width 4 --features 8 --neurons 6 --k 2 "
+            "--passes 2 --repeats 1",
+            "samples/s",
+        ),
     ],
 )
 def test_benchmark_prints_its_table(script, options, expected, tmp_path):
@@ -64,6 +70,17 @@ def test_codes_of_a_large_dictionary_are_never_dense(architecture, tmp_path):
     dense = float(re.search(r"dense in float64: (\d+)", text)[1])
     assert dense == 768
     assert peak < dense / 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_a_fit_does_not_grow_with_its_rows(tmp_path):
+    text = printed("fit_memory", "--gigabytes 0.1 0.4", tmp_path)
+    rows = re.findall(r"^(\S+) +[\d,]+ +(map|stream) +(\d+) ", text, re.MULTILINE)
+    peaks = {(size, kind): float(mib) for size, kind, mib in rows}
+    for kind in ("map", "stream"):
+        # 98,000 more rows, of which each has its number in a few permutations.
+        assert peaks["0.4", kind] < peaks["0.1", kind] + 100
 
 
 def printed(script, options, tmp_path):

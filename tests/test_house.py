@@ -143,6 +143,16 @@ def test_private_api_of_scikit_learn_is_used_in_one_module():
     assert not used, as_lines(used)
 
 
+def test_one_module_knows_of_other_processes():
+    """All others are given a ``Processes`` and need not ask."""
+    users = {
+        found.importer
+        for found in FOREIGN
+        if "distributed" in [*found.module.split("."), found.name]
+    }
+    assert users == {"sklearn_ccx._engine._processes"}
+
+
 def test_no_import_is_for_the_type_checker_only():
     hidden = [
         str(path.relative_to(PACKAGE.parent))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._model import CrosscoderModel
+from ._processes import ALONE, Processes
 from ._sparse_codes import SparseCodes
 from .losses import Objective
 
@@ -78,16 +79,25 @@ def evaluate(
 
 @torch.no_grad()
 def mean_loss(
-    model: CrosscoderModel, batches: Iterable[Tensor], objective: Objective
+    model: CrosscoderModel,
+    batches: Iterable[Tensor],
+    objective: Objective,
+    processes: Processes = ALONE,
 ) -> float:
-    """Mean loss of batches in training units, penalties included."""
+    """Mean loss of batches in training units, penalties included.
+
+    The batches may be the part of them that each of several processes has.
+    """
     n_samples, total = 0, 0.0
     for x_BF in batches:
         codes_BM = model.codes(x_BF)
         recon_BF = codes_BM @ model.W_dec_MF
         has_penalty = objective.strengths.has_penalty
         codes = SparseCodes.from_dense(codes_BM) if has_penalty else None
-        terms = objective.loss(codes, model.W_dec_MF, x_BF, recon_BF)
+        terms = objective.loss(codes, model.W_dec_MF, x_BF, recon_BF, len(x_BF))
         n_samples += len(x_BF)
         total += len(x_BF) * float(terms.total)
-    return total / n_samples
+    sums = model.b_enc_M.new_tensor([total, n_samples], dtype=torch.float64)
+    processes.add_up(sums)
+    total, n_total = sums.tolist()
+    return total / n_total

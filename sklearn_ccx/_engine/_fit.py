@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ._data import Rows, TrainingData, spread
 from ._evaluation import Evaluation, evaluate, mean_loss
 from ._model import CrosscoderModel
+from ._processes import ALONE, Processes
 from ._settings import FitSettings
 from ._trainer import DivergenceError, PassReport, Trainer, copied
 from ._watcher import Watcher
@@ -114,8 +115,9 @@ class Training:
         weights: Sequence[Tensor],
         activation: CodeActivation,
         generator: torch.Generator,
+        processes: Processes = ALONE,
     ) -> None:
-        self._data, self._settings = data, settings
+        self._data, self._settings, self._processes = data, settings, processes
         self._rows: Rows = np.arange(0)
         self.scales = scales
         W_enc_MF, b_enc_M, W_dec_MF = weights
@@ -130,7 +132,9 @@ class Training:
                 for mlp, scale in zip(mlps, scales.mlp_scales, strict=True)
             ],
         )
-        self.trainer = Trainer(self.model, self._objective, settings, generator)
+        self.trainer = Trainer(
+            self.model, self._objective, settings, generator, processes
+        )
         self.reports: list[PassReport] = []
         self.validation_losses: list[float] = []
         self.diverged_in_pass: int | None = None
@@ -147,6 +151,7 @@ class Training:
         generator: torch.Generator,
         weights: UserWeights | None = None,
         scales: LossScales | None = None,
+        processes: Processes = ALONE,
     ) -> Self:
         """Begin a training on some rows.
 
@@ -166,6 +171,8 @@ class Training:
             Where to start; None is at random.
         scales : LossScales or None
             What the losses are divided by; None measures it on the rows.
+        processes : Processes
+            Those that train the same model. All are given the same.
         """
         mlps = _in_training_units(mlps, data)
         first_BF = data.load(spread(rows, settings.batch_size)).cpu().double()
@@ -176,14 +183,18 @@ class Training:
             *start, code_factor_M = data.scaling.unfold(*weights[:3])
             threshold_M = weights.threshold * code_factor_M
         if scales is None:
-            scales = LossScales.measure(data, rows, mlps, settings.batch_size)
+            scales = processes.from_first(
+                LossScales.measure(data, rows, mlps, settings.batch_size)
+            )
         if settings.activation == "jumprelu" and not threshold_M.any():
             pre_BM = torch.from_numpy(first_BF.numpy() @ start[0].T + start[1])
             threshold_M = initial_threshold(settings.k, pre_BM).numpy()
         activation = _new_activation(settings, data, scales, threshold_M)
         # Copies: the training must not write into the caller's arrays.
         tensors = [data.tensor(np.array(weight)) for weight in start]
-        return cls(data, mlps, settings, scales, tensors, activation, generator)
+        return cls(
+            data, mlps, settings, scales, tensors, activation, generator, processes
+        )
 
     @classmethod
     def resume(
@@ -193,6 +204,7 @@ class Training:
         settings: FitSettings,
         scales: LossScales,
         state: dict[str, Any],
+        processes: Processes = ALONE,
     ) -> Self:
         """Go on from what :meth:`state_dict` returned."""
         model = state["model"]
@@ -202,7 +214,9 @@ class Training:
         activation = _new_activation(settings, data, scales, threshold_M)
         mlps = _in_training_units(mlps, data)
         generator = torch.Generator()
-        run = cls(data, mlps, settings, scales, weights, activation, generator)
+        run = cls(
+            data, mlps, settings, scales, weights, activation, generator, processes
+        )
         run.trainer.load_state_dict(state)
         return run
 
@@ -257,6 +271,9 @@ class Training:
         """
         settings, watcher = self._settings, watcher or Watcher()
         n_done = len(self.reports)
+        done = n_done, self.trainer.n_steps_of_pass
+        self._processes.require_same({"what was fitted before": done})
+        self._processes.copy_from_first(self.model.state_dict().values())
         self._data, self._rows = passes(min(n_done, n_passes - 1))
         n_steps = math.ceil(len(self._rows) / settings.batch_size)
         progress = tqdm(
@@ -264,7 +281,7 @@ class Training:
             initial=n_done * n_steps + self.trainer.n_steps_of_pass,
             desc=settings.progress,
             unit="step",
-            disable=settings.progress is None,
+            disable=settings.progress is None or self._processes.rank > 0,
         )
 
         def on_step() -> None:
@@ -275,6 +292,7 @@ class Training:
             while len(self.reports) < n_passes and not self._is_stopped:
                 del self._data  # before the next buffer of a stream is there
                 self._data, self._rows = passes(len(self.reports))
+                self._processes.require_same({"the number of rows": len(self._rows)})
                 watcher.on_pass_begin(math.ceil(len(self._rows) / settings.batch_size))
                 try:
                     report = self.trainer.run_pass(self._data.load, self._rows, on_step)
@@ -291,13 +309,15 @@ class Training:
                     share=f"{report.dominant_share:.2f}",
                 )
                 if validation_rows is not None:
-                    batches = self._batches(validation_rows)
-                    loss = mean_loss(self.model, batches, self._objective)
+                    batches = self._batches(self._processes.part_of(validation_rows))
+                    loss = mean_loss(
+                        self.model, batches, self._objective, self._processes
+                    )
                     self.validation_losses.append(loss)
                     self._is_stopped = self._stopping.should_stop(
                         loss, self.model.state_dict
                     )
-                if watcher.on_pass_end(report):
+                if self._processes.any(watcher.on_pass_end(report)):
                     self._is_stopped = True
         if self._stopping.best_weights is not None:
             self.model.load_state_dict(self._stopping.best_weights)
@@ -320,9 +340,15 @@ class Training:
         return self._data.batches(rows, self._settings.batch_size)
 
 
-def step_size(settings: FitSettings, n_columns: int, mlps: Sequence[FrozenMLP]) -> int:
-    """Multiplications of a step, were its products dense."""
-    size = 3 * settings.batch_size * settings.n_components * n_columns
+def step_size(
+    settings: FitSettings,
+    n_columns: int,
+    mlps: Sequence[FrozenMLP],
+    processes: Processes = ALONE,
+) -> int:
+    """Multiplications that a process does in a step, were its products dense."""
+    batch_size = math.ceil(settings.batch_size / processes.size)
+    size = 3 * batch_size * settings.n_components * n_columns
     if settings.strengths.has_penalty:
         for mlp in mlps:
             n_weights = 0 if mlp.W_in_DN is None else mlp.W_in_DN.numel()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ._processes import BatchPart
 from ._sparse_codes import SparseCodes
 from .activations import CodeActivation, SelectingActivation, keep_above
 
@@ -83,16 +84,16 @@ class CrosscoderModel(nn.Module):
         """Codes at inference, (B, M)."""
         return self.activation.codes(self.pre_activations(x_BF))
 
-    def forward(self, x_BF: Tensor) -> Encoded:
-        """Codes and reconstruction of a training batch, differentiable."""
+    def forward(self, x_BF: Tensor, part: BatchPart | None = None) -> Encoded:
+        """Codes and reconstruction of a training batch or of a part of it."""
         if self._trains_sparsely(len(x_BF)):
             assert isinstance(self.activation, SelectingActivation)
             weights = self.W_enc_MF, self.b_enc_M
-            entries = encode_active(x_BF, *weights, self.activation)
+            entries = encode_active(x_BF, *weights, self.activation, part)
             recon_BF = entries.decode(self.W_dec_MF)
             return Encoded(None, entries, recon_BF, entries.count_by_feature(), None)
         codes_BM, sparsity_loss = self.activation.train_codes(
-            self.pre_activations(x_BF)
+            self.pre_activations(x_BF), part
         )
         recon_BF = (codes_BM @ self.W_dec_MF).to(x_BF.dtype)
         n_active_M = (codes_BM > 0).sum(dim=0)
@@ -123,13 +124,17 @@ class CrosscoderModel(nn.Module):
 
 
 def encode_active(
-    x_BF: Tensor, W_enc_MF: Tensor, b_enc_M: Tensor, activation: SelectingActivation
+    x_BF: Tensor,
+    W_enc_MF: Tensor,
+    b_enc_M: Tensor,
+    activation: SelectingActivation,
+    part: BatchPart | None = None,
 ) -> SparseCodes:
     """Encode a training batch; gradients are computed over active entries only."""
     n_samples, n_components = len(x_BF), len(b_enc_M)
     with torch.no_grad():
         pre_BM = torch.addmm(b_enc_M, x_BF, W_enc_MF.T).to(b_enc_M.dtype)
-        positions_A = activation.select(pre_BM).sort().values
+        positions_A = activation.select(pre_BM, part).sort().values
         pre_A = pre_BM.flatten()[positions_A]
         rows_A = positions_A.div(n_components, rounding_mode="floor")
         features_A = positions_A - rows_A * n_components

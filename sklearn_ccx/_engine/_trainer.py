@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ._model import CrosscoderModel
+from ._processes import ALONE, BatchPart, Processes
 from ._schedule import Schedule
 from ._settings import FitSettings
 from ._sparse_codes import SparseCodes
-from .losses import Objective
+from .losses import LossTerms, Objective
 
 _MAX_GRADIENT_NORM = 1.0
 
@@ -107,6 +108,8 @@ class Trainer:
         Learning rate, passes, batch size and precision.
     generator : torch.Generator
         On the CPU; gives the order of the data.
+    processes : Processes
+        Those that train the same model, each on its part of every batch.
     """
 
     def __init__(
@@ -115,7 +118,9 @@ class Trainer:
         objective: Objective,
         settings: FitSettings,
         generator: torch.Generator,
+        processes: Processes = ALONE,
     ) -> None:
+        self._processes = processes
         self._model = model
         self._objective = objective
         self._schedule = Schedule(settings.learning_rate, settings.n_passes)
@@ -124,8 +129,10 @@ class Trainer:
         self._generator = generator
         self._i_pass = 0
         self._pass: _Pass | None = None
-        self._optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        self._optimizer = self._new_optimizer()
         self._steps_since_active_M = torch.zeros_like(model.b_enc_M, dtype=torch.int64)
+        # With several processes: gradients and reports, side by side.
+        self._sums: Tensor | None = None
 
     def run_pass(
         self,
@@ -147,7 +154,7 @@ class Trainer:
         Raises
         ------
         DivergenceError
-            After restoring the weights from before the pass.
+            After restoring the weights from before the pass; the optimizer begins anew.
         """
         if self._pass is None:
             self._pass = self._new_pass()
@@ -155,11 +162,16 @@ class Trainer:
             report = self._run_pass(self._pass, load, rows, on_step)
         except DivergenceError:
             self._model.load_state_dict(self._pass.good_weights)
+            # Its moments are not finite either: the next pass would diverge as well.
+            self._optimizer = self._new_optimizer()
             raise
         finally:
             self._pass = None
         self._i_pass += 1
         return report
+
+    def _new_optimizer(self) -> torch.optim.Adam:
+        return torch.optim.Adam(self._model.parameters(), fused=True)
 
     def _new_pass(self) -> _Pass:
         is_active_M = torch.zeros_like(self._steps_since_active_M, dtype=torch.bool)
@@ -186,20 +198,22 @@ class Trainer:
         first = this.n_steps
         for i_batch in range(first, n_batches):
             rate = self._schedule.rate(self._i_pass, i_batch, n_batches)
-            x_BF = load(rows[batches[i_batch]])
+            part = BatchPart(len(batches[i_batch]), self._processes)
+            x_BF = load(rows[self._processes.part_of(batches[i_batch])])
             # To list the dead features is to ask the device how many there are: on CUDA
             # a list serves for several steps.
             if on_cpu or i_batch % _DEAD_AFTER_STEPS == 0 or i_batch == first:
                 is_dead_M = self._steps_since_active_M >= _DEAD_AFTER_STEPS
                 dead_D = is_dead_M.nonzero().squeeze(1)
-            report, is_active_M = self.step(x_BF, dead_D, rate)
+            report, is_active_M = self.step(x_BF, dead_D, rate, part)
             this.sums += torch.stack([term.detach().double() for term in report])
             this.was_active_M |= is_active_M
             this.n_steps += 1
             on_step()
         # Asked once a pass: each time the device is asked, it has to finish first.
         trained = [this.sums, *model.parameters()]
-        if not all(bool(values.isfinite().all()) for values in trained):
+        is_sound = all(bool(values.isfinite().all()) for values in trained)
+        if self._processes.any(not is_sound):
             raise DivergenceError
         means = (this.sums / n_batches).tolist()
         named = dict(zip(StepReport._fields, means, strict=True))
@@ -207,11 +221,17 @@ class Trainer:
         return PassReport(
             **named,
             dead_features=float((~this.was_active_M).sum()),
-            dominant_share=self._dominant_share(load(rows[batches[-1]])),
+            dominant_share=self._dominant_share(
+                load(rows[self._processes.part_of(batches[-1])])
+            ),
         )
 
     def step(
-        self, x_BF: Tensor, dead_D: Tensor, learning_rate: float
+        self,
+        x_BF: Tensor,
+        dead_D: Tensor,
+        learning_rate: float,
+        part: BatchPart | None = None,
     ) -> tuple[StepReport, Tensor]:
         """Take a step; return its report, and which features were active.
 
@@ -223,21 +243,25 @@ class Trainer:
             The features to revive.
         learning_rate : float
             Of this step.
+        part : BatchPart or None
+            Which batch the B samples are a part of; None for all of it.
         """
+        part = part or BatchPart.whole(x_BF)
         model, optimizer = self._model, self._optimizer
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            encoded = model(x_BF)
-            terms = self._objective.training_loss(model, encoded, x_BF, dead_D)
+            encoded = model(x_BF, part)
+            terms = self._objective.training_loss(model, encoded, x_BF, dead_D, part)
         terms.total.backward()
+        terms, n_active_M = self._whole(terms, encoded.n_active_M)
         model.remove_radial_gradient()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
         optimizer.step()
         model.normalize_decoder()
 
-        is_active_M = encoded.n_active_M > 0
+        is_active_M = n_active_M > 0
         self._steps_since_active_M += 1
         self._steps_since_active_M.masked_fill_(is_active_M, 0)
         report = StepReport(
@@ -247,10 +271,31 @@ class Trainer:
             infidelity=terms.infidelity,
             margin=terms.margin,
             interval=terms.interval,
-            l0=encoded.n_active_M.sum() / len(x_BF),
+            l0=n_active_M.sum() / part.n_samples,
             gradient_norm=norm,
         )
         return report, is_active_M
+
+    def _whole(self, terms: LossTerms, n_active_M: Tensor) -> tuple[LossTerms, Tensor]:
+        """Add up what the processes have, and their gradients, in one reduction."""
+        if self._processes.size == 1:
+            return terms, n_active_M
+        parameters = list(self._model.parameters())
+        names = [column.name for column in fields(terms)]
+        scalars = [getattr(terms, name).detach() for name in names]
+        sizes = [*(p.numel() for p in parameters), len(scalars), len(n_active_M)]
+        if self._sums is None:
+            self._sums = parameters[0].new_empty(sum(sizes))
+        *grads, sums, counts_M = self._sums.split(sizes)
+        for parameter, grad in zip(parameters, grads, strict=True):
+            assert parameter.grad is not None
+            grad.copy_(parameter.grad.reshape(-1))
+            parameter.grad = grad.view_as(parameter)
+        sums.copy_(torch.stack(scalars))
+        counts_M.copy_(n_active_M)
+        self._processes.add_up(self._sums)
+        whole = dict(zip(names, sums.clone(), strict=True))
+        return LossTerms(**whole), counts_M.to(n_active_M.dtype)
 
     def _autocast(self) -> torch.autocast:
         device = self._model.b_enc_M.device.type
@@ -267,6 +312,9 @@ class Trainer:
             )
             share_sum, n_reached = contributions.share_sum()
             total, count = total + float(share_sum), count + float(n_reached)
+        sums = x_BF.new_tensor([total, count], dtype=torch.float64)
+        self._processes.add_up(sums)
+        total, count = sums.tolist()
         return total / count if count else math.nan
 
     @property

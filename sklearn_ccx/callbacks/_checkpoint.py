@@ -56,6 +56,9 @@ class Checkpoint(CoderCallback):
     same result at once. Remove the directory to fit anew with ``random_state=None``. Of
     ``partial_fit`` only the files of the newest call stay.
 
+    Of several processes that fit together the first one writes and reads the files, and
+    tells the others.
+
     Of X the digest has the shape, the dtype and 256 evenly spaced rows. A fit on X of
     which other rows have changed would go on as if they had not.
 

@@ -19,6 +19,7 @@ from .._engine._measure_sites import (
     measure_sites,
     without_outliers,
 )
+from .._engine._processes import Processes
 from .._engine._settings import FitSettings
 from .._engine._site_scaling import SiteScaling
 from .._engine._tensors import numpy_tree, tensor_tree, to_numpy, torch_dtype
@@ -33,6 +34,7 @@ from ._parameters import CoderParameters
 from ._passes import Passes
 from ._rows import DTYPES, check_finite, flat
 from ._running_fit import RunningFit
+from ._same_fit import require_same_fit
 from ._scales import MeasuredScales
 from ._warnings import warn_of_constant_sites, warn_of_divergence, warn_of_outliers
 
@@ -88,7 +90,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         ------
         ValueError
             If X is empty, not finite or of the wrong shape, or a parameter does
-            not fit X.
+            not fit X; or if the processes that fit together are given different X or
+            parameters.
 
         Warns
         -----
@@ -109,6 +112,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             )
         given = passes.first()
         X, layout = self._validate_new_activations(given)
+        processes = self._processes()
+        require_same_fit(self, X, processes)
         typical = self._typical_norms(X, layout)
         rows = self._rows_to_use(X, typical)
         n_train = len(rows) - self._n_validation(len(rows))
@@ -124,14 +129,23 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         offset = self._given_offset(X) if self.warm_start else None
         running = self._running("fit", given, y, X, settings.n_passes, weights, passes)
         with running.told():
+            running.seed = processes.from_first(running.seed)
             generator = torch.Generator().manual_seed(running.seed)
             train_rows, validation_rows = self._split(rows, generator)
-            data = self._measured_data(X, layout, train_rows, typical, offset)
+            data = self._measured_data(
+                X, layout, train_rows, typical, offset, processes
+            )
             passes.begin(data, train_rows, self._reader_of_buffers(data, typical))
             mlps = self._frozen_mlps(data)
-            with threads_for(step_size(settings, X.shape[1], mlps)):
+            with threads_for(step_size(settings, X.shape[1], mlps, processes)):
                 run = Training.begin(
-                    data, train_rows, mlps, settings, generator, weights
+                    data,
+                    train_rows,
+                    mlps,
+                    settings,
+                    generator,
+                    weights,
+                    processes=processes,
                 )
 
                 def attributes() -> dict[str, Any]:
@@ -145,7 +159,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
                         fitted["best_validation_loss_"] = min(losses, default=math.nan)
                     return fitted
 
-                running.start(run, attributes)
+                running.start(run, attributes, processes)
                 run.run(passes, settings.n_passes, validation_rows, running)
                 fitted = attributes()
                 if run.diverged_in_pass is not None:
@@ -202,6 +216,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             self._check_goes_on()
         else:
             X, layout = self._validate_new_activations(given)
+        processes = self._processes()
+        require_same_fit(self, X, processes)
         # Features that were not made by a fit have no scales yet.
         kept: MeasuredScales | None = None
         if is_fitted and hasattr(self, "_scales"):
@@ -217,7 +233,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
             typical = self._typical_norms(X, layout)
             rows = self._rows_to_use(X, typical)
             offset = self._given_offset(X)
-            data = self._measured_data(X, layout, rows, typical, offset)
+            data = self._measured_data(X, layout, rows, typical, offset, processes)
         passes.begin(data, rows, self._reader_of_buffers(data, typical))
         settings = self._settings(
             X.shape[1],
@@ -235,17 +251,20 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         running = self._running(
             "partial_fit", given, y, X, n_passes, weights, passes, goes_on
         )
-        with threads_for(step_size(settings, X.shape[1], mlps)), running.told():
+        n_multiplications = step_size(settings, X.shape[1], mlps, processes)
+        with threads_for(n_multiplications), running.told():
             if kept is not None and state is not None:
                 settings = replace(settings, n_passes=state["n_passes"])
+                trainer = tensor_tree(state["trainer"])
                 run = Training.resume(
-                    data, mlps, settings, kept.losses, tensor_tree(state["trainer"])
+                    data, mlps, settings, kept.losses, trainer, processes
                 )
             else:
                 losses = None if kept is None else kept.losses
+                running.seed = processes.from_first(running.seed)
                 generator = torch.Generator().manual_seed(running.seed)
                 run = Training.begin(
-                    data, rows, mlps, settings, generator, weights, losses
+                    data, rows, mlps, settings, generator, weights, losses, processes
                 )
 
             def attributes() -> dict[str, Any]:
@@ -256,7 +275,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
                 fitted["_intercept_is_given"] = is_given
                 return fitted
 
-            running.start(run, attributes)
+            running.start(run, attributes, processes)
             run.run(passes, n_passes, watcher=running)
             fitted = attributes()
             if run.diverged_in_pass is not None:
@@ -367,6 +386,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         rows: npt.NDArray[np.int64],
         typical: TypicalNorms,
         offset: FloatArray | None,
+        processes: Processes,
     ) -> TrainingData:
         """Activations in training units, which are measured on some rows."""
         outliers = Outliers(_OUTLIER_RATIO)
@@ -381,7 +401,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
         )
         warn_of_constant_sites(scaling)
         warn_of_outliers(outliers)
-        return self._training_data(X, scaling)
+        return self._training_data(X, processes.from_first(scaling))
 
     def _training_data(self, X: FloatArray, scaling: SiteScaling) -> TrainingData:
         dtype = torch_dtype(self._output_dtype(X))

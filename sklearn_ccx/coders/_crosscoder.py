@@ -120,7 +120,8 @@ class InteractionCrosscoder(BaseInteractionCoder):
         quarter of the training.
 
     batch_size : int, default=256
-        Largest batch; a pass is cut into batches of nearly equal size.
+        Largest batch; a pass is cut into batches of nearly equal size. Several
+        processes share each of them.
 
     max_iter : int, default=None
         Number of passes over the data. None is as many as make at least 1,000
@@ -145,7 +146,22 @@ class InteractionCrosscoder(BaseInteractionCoder):
         Whether ``fit`` starts from the weights of the previous fit.
 
     device : str or torch.device, default="auto"
-        Where to compute. "auto" is a CUDA GPU if there is one, else the CPU.
+        Where to compute. "auto" is a CUDA GPU if there is one, else the CPU. Of the
+        processes that torchrun has started on a machine each takes a GPU of its own.
+
+    distributed : {"auto"}, bool or None, default="auto"
+        Whether ``fit`` and ``partial_fit`` train one model together with the other
+        processes of torch's default process group, each of which is given the same X
+        and computes its part of every batch. The fitted arrays are then the same on
+        all of them, and those of one process up to rounding.
+
+        - "auto" does so if there is a process group of several processes, or the
+          variables by which torchrun tells of one, which then is begun and left in
+          place until the process ends;
+        - True does so too, and raises where there is neither;
+        - None and False train in this process alone. Set it if the processes of a
+          group fit different things, or not all of them call ``fit``: the others
+          would be waited for.
 
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision of the computation and of the fitted arrays. "auto" is that of X.
@@ -162,7 +178,8 @@ class InteractionCrosscoder(BaseInteractionCoder):
     random_state : int, RandomState instance or None, default=None
         Determines the initial weights and the order of the data. Pass an int for
         results that are reproducible across calls; on one machine's CPU the fitted
-        arrays are then equal bit by bit.
+        arrays are then equal bit by bit. Of several processes, what the first one
+        draws counts.
 
     verbose : bool or int, default=0
         Whether to show progress: loss, fraction of variance unexplained, active

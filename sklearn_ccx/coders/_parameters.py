@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
+from .._engine._processes import ALONE, Processes, join_processes, own_cuda_device
 from .._engine._settings import FitSettings, LossStrengths
 from .._engine._tensors import torch_dtype
 from .._sklearn_compat import (
@@ -56,6 +57,7 @@ class CoderParameters(BaseEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "warm_start": ["boolean"],
         "device": [str, torch.device],
+        "distributed": [StrOptions({"auto"}), "boolean", None],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
         "mixed_precision": ["boolean"],
         "sparse_output": ["boolean"],
@@ -90,6 +92,7 @@ class CoderParameters(BaseEstimator):
         validation_fraction: float = 0.1,
         warm_start: bool = False,
         device: str | torch.device = "auto",
+        distributed: str | bool | None = "auto",
         dtype: str = "auto",
         mixed_precision: bool = False,
         sparse_output: bool = False,
@@ -120,6 +123,7 @@ class CoderParameters(BaseEstimator):
         self.validation_fraction = validation_fraction
         self.warm_start = warm_start
         self.device = device
+        self.distributed = distributed
         self.dtype = dtype
         self.mixed_precision = mixed_precision
         self.sparse_output = sparse_output
@@ -206,9 +210,32 @@ class CoderParameters(BaseEstimator):
         n_steps = math.ceil(n_rows / min(self.batch_size, max(1, n_rows)))
         return math.ceil(_DEFAULT_N_STEPS / n_steps)
 
+    def _processes(self) -> Processes:
+        """Those that fit together."""
+        if self.distributed is None or not self.distributed:
+            return ALONE
+        try:
+            processes = join_processes(self._torch_device())
+        except ValueError as error:
+            raise ValueError(
+                f"distributed={self.distributed!r} cannot be: {error}. Begin with "
+                "torch.distributed.init_process_group() without a backend, which then "
+                "serves all devices, or set distributed=None to fit alone."
+            ) from error
+        if processes is None and self.distributed != "auto":
+            raise ValueError(
+                "distributed=True needs several processes: start the script with "
+                "torchrun --nproc-per-node N, or call "
+                "torch.distributed.init_process_group() before. To fit alone where "
+                'there are none, set distributed="auto".'
+            )
+        return processes or ALONE
+
     def _torch_device(self) -> torch.device:
         if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            return (
+                own_cuda_device() if torch.cuda.is_available() else torch.device("cpu")
+            )
         try:
             device = torch.empty(0, device=self.device).device
         except (RuntimeError, AssertionError) as error:

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 
 from .._engine._data import spread
 from .._engine._fit import Training
+from .._engine._processes import Processes
 from .._engine._trainer import PassReport
 from .._engine._watcher import Watcher
 from ..networks import MLPWeights
@@ -97,7 +98,12 @@ class RunningFit(Watcher):
         finally:
             del estimator._running_fit
 
-    def start(self, run: Training, attributes: Callable[[], dict[str, Any]]) -> None:
+    def start(
+        self,
+        run: Training,
+        attributes: Callable[[], dict[str, Any]],
+        processes: Processes,
+    ) -> None:
         """Take the training that is about to run, and go to where it was saved.
 
         Parameters
@@ -106,8 +112,13 @@ class RunningFit(Watcher):
             The training.
         attributes : callable
             Gives the fitted attributes as they are at present.
+        processes : Processes
+            Those that fit together. All go to the saved state of the first one.
         """
         self._run, self._attributes = run, attributes
+        self._saved = processes.from_first(self._saved)
+        if processes.rank > 0:  # what is written is written once
+            self._listeners.clear()
         if self._saved is not None:
             run.load_run_state(self._saved)
             if self._fit is not None:
@@ -163,7 +174,10 @@ class RunningFit(Watcher):
         self.seed, self._saved = state["seed"], state["run"]
 
     def listen(self, every: int, listener: Callable[[], None]) -> None:
-        """Call a function after every so many steps, and after the last one."""
+        """Call a function after every so many steps, and after the last one.
+
+        Of several processes the first one does.
+        """
         self._listeners.append((every, listener))
 
     @property

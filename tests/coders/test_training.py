@@ -355,3 +355,16 @@ def test_verbose_shows_progress(acts, capsys):
 def test_default_number_of_passes_makes_a_thousand_steps(acts):
     assert sae(max_iter=None, batch_size=120).fit(acts[:, 0]).n_iter_ == 1000
     assert sae(max_iter=None, batch_size=1).fit(acts[:, 0]).n_iter_ == 9
+
+
+def test_training_goes_on_after_a_divergence(acts):
+    """What diverged leaves no trace in the weights, nor in the optimizer."""
+    ccx = InteractionCrosscoder(10, k=4, max_iter=4, batch_size=16, random_state=0)
+    kept = ccx.partial_fit(acts).components_
+    ccx.set_params(learning_rate_init=1e200)
+    with pytest.warns(ConvergenceWarning, match="diverged"):
+        ccx.partial_fit(acts)
+    assert_array_equal(ccx.components_, kept)
+    ccx.set_params(learning_rate_init=1e-3).partial_fit(acts)
+    assert np.isfinite(ccx.history_["loss"]).all()
+    assert not np.array_equal(ccx.components_, kept)

@@ -5,8 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from .._processes import BatchPart
 from ._base import SelectingActivation
 from ._keep import keep_above
+from ._largest import largest_together, not_below
 
 # Weight of the newest batch in the running estimate of the threshold.
 _THRESHOLD_MOMENTUM = 0.01
@@ -47,8 +49,16 @@ class BatchTopK(SelectingActivation):
     def threshold(self) -> Tensor:
         return self.running_threshold.nan_to_num()
 
-    def select(self, pre_BM: Tensor) -> Tensor:
+    def select(self, pre_BM: Tensor, part: BatchPart | None = None) -> Tensor:
         pre = pre_BM.flatten()
+        if part is not None and part.processes.size > 1:
+            n_own, n_kept = self._k * len(pre_BM), self._k * part.n_samples
+            floor = float((_CANDIDATE_SHARE * self.threshold).to(pre.dtype))
+            positions, smallest = largest_together(
+                pre, n_own, n_kept, floor, part.processes
+            )
+            self._update_threshold(smallest)
+            return positions
         n_kept = min(self._k * len(pre_BM), len(pre))
         if pre.is_cuda:  # counting candidates would wait for the device
             kept, positions = pre.topk(n_kept, sorted=False)
@@ -58,7 +68,7 @@ class BatchTopK(SelectingActivation):
             kept, order = pre[candidates].topk(n_kept, sorted=False)
             positions = candidates[order]
         if n_kept:
-            self._update_threshold(kept)
+            self._update_threshold(kept.masked_fill(kept <= 0, torch.inf).min())
         return positions
 
     def codes(self, pre_BM: Tensor) -> Tensor:
@@ -70,19 +80,15 @@ class BatchTopK(SelectingActivation):
         Sorting all is dear. The threshold tells which ones come into question; if it
         has moved too far and they are too few, all do.
         """
-        candidates = _not_below(pre, _CANDIDATE_SHARE * self.threshold)
+        candidates = not_below(pre, _CANDIDATE_SHARE * self.threshold)
         if len(candidates) < n_kept and self.threshold > 0:
-            return _not_below(pre, 0.0)
+            return not_below(pre, 0.0)
         return candidates
 
-    def _update_threshold(self, kept: Tensor) -> None:
-        smallest = kept.masked_fill(kept <= 0, torch.inf).min().double()
-        held = self.running_threshold.to(kept.device)
+    def _update_threshold(self, smallest: Tensor) -> None:
+        """Move the estimate towards the smallest that was kept, infinite for none."""
+        smallest = smallest.double()
+        held = self.running_threshold.to(smallest.device)
         step = _THRESHOLD_MOMENTUM * (smallest - held)
         moved = torch.where(held.isnan(), smallest, held + step)
         self.running_threshold = torch.where(smallest.isfinite(), moved, held)
-
-
-def _not_below(pre: Tensor, threshold: float | Tensor) -> Tensor:
-    """Positions above the threshold, and those of NaN."""
-    return (pre <= threshold).logical_not_().nonzero().squeeze(1)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._processes import BatchPart
 from ._base import CodeActivation
 from ._keep import keep_above
 
@@ -44,11 +45,16 @@ class JumpReLU(CodeActivation):
     def threshold(self) -> Tensor:
         return self.log_threshold_M.detach().exp()
 
-    def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, Tensor]:
+    def train_codes(
+        self, pre_BM: Tensor, part: BatchPart | None = None
+    ) -> tuple[Tensor, Tensor]:
+        part = part or BatchPart.whole(pre_BM)
         threshold_M = self.log_threshold_M.exp()
         codes_BM = _Jump.apply(pre_BM, threshold_M)
-        n_active = _Step.apply(pre_BM, threshold_M).sum(dim=1).mean()
-        return codes_BM, _SPARSITY_STRENGTH * (n_active / self._k - 1.0).square()
+        n_active = _Step.apply(pre_BM, threshold_M).sum(dim=1).sum()
+        mean_active = part.processes.sum(n_active) / part.n_samples
+        loss = _SPARSITY_STRENGTH * (mean_active / self._k - 1.0).square()
+        return codes_BM, loss / part.processes.size
 
     def codes(self, pre_BM: Tensor) -> Tensor:
         return keep_above(pre_BM, self.threshold)

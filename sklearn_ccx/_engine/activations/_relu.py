@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .._processes import BatchPart
 from ._base import CodeActivation
 
 
@@ -22,9 +23,13 @@ class ReLU(CodeActivation):
         super().__init__()
         self._strength = l1_coefficient / code_scale
 
-    def train_codes(self, pre_BM: Tensor) -> tuple[Tensor, Tensor]:
+    def train_codes(
+        self, pre_BM: Tensor, part: BatchPart | None = None
+    ) -> tuple[Tensor, Tensor]:
+        part = part or BatchPart.whole(pre_BM)
         codes_BM = torch.relu(pre_BM)
-        return codes_BM, self._strength * codes_BM.sum(dim=1).mean()
+        mean_sum = codes_BM.sum(dim=1).sum() / part.n_samples
+        return codes_BM, self._strength * mean_sum
 
     def codes(self, pre_BM: Tensor) -> Tensor:
         return torch.relu(pre_BM)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .._processes import BatchPart
 from ._base import SelectingActivation
 from ._keep import keep_largest
 
@@ -25,7 +26,7 @@ class TopK(SelectingActivation):
         super().__init__()
         self._k = k
 
-    def select(self, pre_BM: Tensor) -> Tensor:
+    def select(self, pre_BM: Tensor, part: BatchPart | None = None) -> Tensor:
         n_samples, n_components = pre_BM.shape
         features_BK = pre_BM.topk(self._k, dim=1).indices
         rows_B = torch.arange(n_samples, device=pre_BM.device) * n_components

@@ -64,7 +64,9 @@ def hidden_ranges(
     return HiddenRanges(mlp.hidden(kept_BN), lowest_BN, highest_BN)
 
 
-def margin_loss(ranges: HiddenRanges, x_BF: Tensor, mlp: FrozenMLP) -> Tensor:
+def margin_loss(
+    ranges: HiddenRanges, x_BF: Tensor, mlp: FrozenMLP, n_samples: int
+) -> Tensor:
     """Cross-entropy of the worst logits that the ranges allow.
 
     The class is the one that the MLP itself predicts. Where it is proved, the loss of
@@ -78,6 +80,8 @@ def margin_loss(ranges: HiddenRanges, x_BF: Tensor, mlp: FrozenMLP) -> Tensor:
         The batch in training units.
     mlp : FrozenMLP
         An MLP of which the output is logits; a single logit stands for two classes.
+    n_samples : int
+        Samples of the batch that the B are a part of.
     """
     W_NO, b_O = _with_one_column_per_class(mlp)
     with torch.no_grad():
@@ -94,10 +98,11 @@ def margin_loss(ranges: HiddenRanges, x_BF: Tensor, mlp: FrozenMLP) -> Tensor:
         difference_NO = (W_NO[:, [index]] - W_NO).abs()
         worst.append(radius_SN @ difference_NO)
     logits_BO = centre_BO[order_B] + torch.cat(worst)
-    return functional.cross_entropy(logits_BO, class_B[order_B])
+    losses = functional.cross_entropy(logits_BO, class_B[order_B], reduction="sum")
+    return losses / n_samples
 
 
-def interval_loss(ranges: HiddenRanges, mlp: FrozenMLP) -> Tensor:
+def interval_loss(ranges: HiddenRanges, mlp: FrozenMLP, n_samples: int) -> Tensor:
     """Largest infidelity that the ranges allow.
 
     The mean squared bound on the output's error over the output's variance: no less
@@ -108,7 +113,7 @@ def interval_loss(ranges: HiddenRanges, mlp: FrozenMLP) -> Tensor:
         centre_BO = centre_BO @ mlp.W_out_NO
         radius_BO = radius_BO @ mlp.W_out_NO.abs()
     bound_BO = (centre_BO.abs() + radius_BO) / mlp.output_unit
-    return bound_BO.square().sum(dim=1).mean() / mlp.output_variance
+    return bound_BO.square().sum(dim=1).sum() / n_samples / mlp.output_variance
 
 
 def _with_one_column_per_class(mlp: FrozenMLP) -> tuple[Tensor, Tensor]:

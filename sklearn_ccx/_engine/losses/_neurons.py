@@ -62,6 +62,7 @@ def neuron_losses(
     x_BF: Tensor,
     mlps: Sequence[FrozenMLP],
     strengths: LossStrengths,
+    n_samples: int | None = None,
 ) -> NeuronLosses:
     """Losses of a batch; see :class:`NeuronLosses`.
 
@@ -77,10 +78,14 @@ def neuron_losses(
         The MLPs.
     strengths : LossStrengths
         Strengths of the losses, and how many features a neuron keeps.
+    n_samples : int or None
+        Samples of the batch that the B are a part of, so that the losses are shares of
+        the batch's; None for all of it.
     """
+    n_samples = len(codes) if n_samples is None else n_samples
     return NeuronLosses(
         *_NeuronLosses.apply(
-            codes.values_A, W_dec_MF, codes.detach(), x_BF, mlps, strengths
+            codes.values_A, W_dec_MF, codes.detach(), x_BF, mlps, strengths, n_samples
         )
     )
 
@@ -95,12 +100,12 @@ class _NeuronLosses(torch.autograd.Function):
         x_BF: Tensor,
         mlps: Sequence[FrozenMLP],
         strengths: LossStrengths,
+        n_samples: int,
     ) -> tuple[Tensor, ...]:
         needs_gradient = any(ctx.needs_input_grad)
         if needs_gradient:
             grad_values_A = values_A.new_zeros(values_A.shape)
             grad_W_MF = W_dec_MF.new_zeros(W_dec_MF.shape)
-        n_samples = len(codes)
         interaction, infidelity, margin, interval = x_BF.new_zeros(4)
         for mlp in mlps:
             M_MN = mlp.neuron_inputs(W_dec_MF)
@@ -117,7 +122,7 @@ class _NeuronLosses(torch.autograd.Function):
             grad_kept_BN = None
             if strengths.lam_fidelity > 0:
                 kept_BN = contributions.dominant_RBN.sum(dim=0)
-                loss, grad_BN = _infidelity(kept_BN, x_BF, mlp)
+                loss, grad_BN = _infidelity(kept_BN, x_BF, mlp, n_samples)
                 infidelity += loss
                 grad_kept_BN = strengths.lam_fidelity * grad_BN
             if needs_gradient and (strengths.lam > 0 or grad_kept_BN is not None):
@@ -127,7 +132,9 @@ class _NeuronLosses(torch.autograd.Function):
             elif needs_gradient:
                 grad_M_MN = torch.zeros_like(M_MN)
             if strengths.has_intervals:
-                terms, gradients = _interval_losses(contributions, x_BF, mlp, strengths)
+                terms, gradients = _interval_losses(
+                    contributions, x_BF, mlp, strengths, n_samples
+                )
                 margin += terms[0]
                 interval += terms[1]
                 if needs_gradient:
@@ -154,16 +161,18 @@ class _NeuronLosses(torch.autograd.Function):
         # of the step. On CUDA reading the weight would cost a synchronisation.
         if weight.device.type != "cpu" or weight.item() != 1.0:
             saved = [weight * gradient for gradient in saved]
-        return *saved, *[None] * 4
+        return *saved, *[None] * 5
 
 
-def _infidelity(kept_BN: Tensor, x_BF: Tensor, mlp: FrozenMLP) -> tuple[Tensor, Tensor]:
+def _infidelity(
+    kept_BN: Tensor, x_BF: Tensor, mlp: FrozenMLP, n_samples: int
+) -> tuple[Tensor, Tensor]:
     """Infidelity of the kept input, and its gradient with respect to it, (B, N)."""
     true_BO = mlp.output(mlp.received(x_BF))
     with torch.enable_grad():
         kept_BN = kept_BN.detach().requires_grad_()
         squared_error_B = mlp.squared_errors(mlp.output(kept_BN), true_BO)
-        loss = squared_error_B.mean() / mlp.output_variance
+        loss = squared_error_B.sum() / n_samples / mlp.output_variance
         (grad_BN,) = torch.autograd.grad(loss, kept_BN)
     return loss.detach(), grad_BN
 
@@ -173,6 +182,7 @@ def _interval_losses(
     x_BF: Tensor,
     mlp: FrozenMLP,
     strengths: LossStrengths,
+    n_samples: int,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Margin and interval loss, and the gradient of both with respect to values and M.
 
@@ -185,10 +195,10 @@ def _interval_losses(
         ranges = hidden_ranges(leaf, x_BF, mlp)
         total = x_BF.new_zeros(())
         if strengths.lam_margin > 0:
-            margin = margin_loss(ranges, x_BF, mlp)
+            margin = margin_loss(ranges, x_BF, mlp, n_samples)
             total = total + strengths.lam_margin * margin
         if strengths.lam_interval > 0:
-            interval = interval_loss(ranges, mlp)
+            interval = interval_loss(ranges, mlp, n_samples)
             total = total + strengths.lam_interval * interval
         inputs = leaf.codes.values_A, leaf.M_MN
         gradients = torch.autograd.grad(total, inputs, materialize_grads=True)

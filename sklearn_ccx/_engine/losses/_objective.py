@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._model import CrosscoderModel, Encoded
+from .._processes import BatchPart
 from .._settings import LossStrengths
 from .._sparse_codes import SparseCodes
 from ..neurons import FrozenMLP
@@ -21,7 +22,10 @@ _AUX_STRENGTH = 1 / 8
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The training loss of a batch and the terms it is made of, all scalars."""
+    """The training loss of a batch and the terms it is made of, all scalars.
+
+    Those of a part of a batch are its shares, which add up to those of the batch.
+    """
 
     total: Tensor
     fvu: Tensor
@@ -50,7 +54,12 @@ class Objective:
     mlps: Sequence[FrozenMLP]
 
     def training_loss(
-        self, model: CrosscoderModel, encoded: Encoded, x_BF: Tensor, dead_D: Tensor
+        self,
+        model: CrosscoderModel,
+        encoded: Encoded,
+        x_BF: Tensor,
+        dead_D: Tensor,
+        part: BatchPart,
     ) -> LossTerms:
         """Differentiable loss of a batch in training mode.
 
@@ -64,16 +73,24 @@ class Objective:
             The batch in training units.
         dead_D : Tensor of shape (D,), int64
             The features to revive.
+        part : BatchPart
+            Which batch the B samples are a part of.
         """
         codes = encoded.active_entries() if self.strengths.has_penalty else None
-        terms = self.loss(codes, model.W_dec_MF, x_BF, encoded.recon_BF)
+        terms = self.loss(codes, model.W_dec_MF, x_BF, encoded.recon_BF, part.n_samples)
         total = terms.total
         if encoded.sparsity_loss is not None:
             total = total + encoded.sparsity_loss
         if self.strengths.aux_k > 0 and len(dead_D):
             residual_BF = (x_BF - encoded.recon_BF).detach()
             revival = auxiliary_loss(
-                model, x_BF, residual_BF, self.variance_L, dead_D, self.strengths.aux_k
+                model,
+                x_BF,
+                residual_BF,
+                self.variance_L,
+                dead_D,
+                self.strengths.aux_k,
+                part,
             )
             total = total + _AUX_STRENGTH * revival
         return replace(terms, total=total)
@@ -84,15 +101,22 @@ class Objective:
         W_dec_MF: Tensor,
         x_BF: Tensor,
         recon_BF: Tensor,
+        n_samples: int,
     ) -> LossTerms:
-        """Reconstruction and penalties; the codes serve the latter only."""
-        residual_L = squared_norms(x_BF - recon_BF, len(self.variance_L)).mean(dim=0)
+        """Reconstruction and penalties; the codes serve the latter only.
+
+        The samples are a part of a batch of ``n_samples``.
+        """
+        residual_BL = squared_norms(x_BF - recon_BF, len(self.variance_L))
+        residual_L = residual_BL.sum(dim=0) / n_samples
         fvu = (residual_L / self.variance_L).sum()
         if not self.strengths.has_penalty:
             zero = torch.zeros_like(fvu)
             return LossTerms(fvu, fvu, zero, zero, zero, zero)
         assert codes is not None
-        losses = neuron_losses(codes, W_dec_MF, x_BF, self.mlps, self.strengths)
+        losses = neuron_losses(
+            codes, W_dec_MF, x_BF, self.mlps, self.strengths, n_samples
+        )
         return LossTerms(
             fvu + losses.weighted,
             fvu,
