@@ -72,8 +72,8 @@ def kept_input(
     all_BN = contributions.all_inputs()
     if scheme == "drop_largest":
         return all_BN - dominant_RBN[0]
-    if scheme == "drop_second":
-        return all_BN - dominant_RBN[1]
+    if scheme == "drop_second":  # of a single feature there is no second
+        return all_BN - dominant_RBN[1:2].sum(dim=0)
     if draws_BN is not None:
         entry_BN = _random_entries(contributions, draws_BN)
         return all_BN - contributions.inputs_of(entry_BN[None])[0]

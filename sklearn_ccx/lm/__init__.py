@@ -16,6 +16,7 @@ from ..activations import (
     ShardedActivations,
     concatenate_sites,
     load_harvest,
+    open_npy,
 )
 from ._harvest import harvest
 from ._harvest_stream import harvest_stream
@@ -33,6 +34,7 @@ __all__ = [
     "harvest_stream",
     "load_harvest",
     "mlp_weights",
+    "open_npy",
     "patched_loss",
     "routed_experts",
     "site_names",

@@ -50,6 +50,7 @@ def test_public_face():
         "ShardedActivations",
         "concatenate_sites",
         "load_harvest",
+        "open_npy",
     ]
 
 

@@ -109,6 +109,14 @@ def test_all_five_schemes_for_each_mlp_by_default(fitted, acts):
     assert (fidelity["drop_second"] > fidelity["drop_largest"]).all()
 
 
+@pytest.mark.parametrize("loss", [None, lambda output, index: float(output.var())])
+def test_a_single_feature_is_never_second(acts, loss):
+    sae = InteractionSAE(1, k=1, max_iter=20, random_state=0).fit(acts[:, 0])
+    fidelity = ablation_fidelity(sae, acts[:, 0], loss=loss, random_state=0)
+    assert_allclose(fidelity["drop_second"], fidelity["none"])
+    assert_allclose(fidelity["keep_largest"], fidelity["none"])
+
+
 def test_perfect_codes_have_fidelity_one():
     rng = np.random.default_rng(0)
     X = np.eye(4)[rng.integers(4, size=60)] * rng.uniform(1, 2, size=(60, 1))
