@@ -87,9 +87,7 @@ def test_files_that_do_not_fit_together(array, path, tmp_path):
     with pytest.raises(ValueError, match=r"files do not fit together: '.*other\.npy'"):
         open_npy([path, tmp_path / "other.npy"])
     np.save(tmp_path / "other.npy", array.astype(np.float16))
-    with pytest.raises(
-        ValueError, match=r"has rows of shape .* and dtype float16, but"
-    ):
+    with pytest.raises(ValueError, match=r"rows of shape .* and dtype float16, but"):
         open_npy([path, tmp_path / "other.npy"])
 
 
