@@ -21,7 +21,7 @@ PYTEST = MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-oldest test-peers test-fleet lint format docs clean distclean
+.PHONY: help demo test test-core test-oldest test-peers test-fleet test-kills lint format docs clean distclean
 
 help:
 	@echo "make demo       set up .venv and run examples/plot_digits.py"
@@ -33,6 +33,7 @@ help:
 	@echo "make test-peers the dictionaries of other packages, against these packages,"
 	@echo "                in .venv-peers"
 	@echo "make test-fleet analyses and searches on clusters of dask and ray, in .venv-fleet"
+	@echo "make test-kills hundreds of processes, killed at random while they write"
 	@echo "make lint       the static checks of 'make test' only"
 	@echo "make format     let ruff fix and format the code"
 	@echo "make docs       build the documentation into docs/_build/html"
@@ -74,6 +75,9 @@ test-peers: .venv-peers/.installed
 test-fleet:
 	@$(MAKE) --no-print-directory VENV=.venv-fleet .venv-fleet/.installed-test-fleet
 	OMP_NUM_THREADS=1 .venv-fleet/bin/python -m pytest tests/test_fleets.py $(PYTEST_ARGS)
+
+test-kills: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m kills $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

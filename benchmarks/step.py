@@ -39,7 +39,9 @@ def our_step(
 ) -> Step:
     """The step that fit takes with X, of shape (B, F), as its batch."""
     rows, generator = np.arange(len(X)), torch.Generator().manual_seed(0)
-    settings = estimator._settings(X.shape[1], n_sites, len(X), X.dtype)
+    settings = estimator._settings(
+        X.shape[1], n_sites, len(X), X.dtype, n_all=len(X), n_buffers=1
+    )
     scaling = measure_sites(X, rows, n_sites, center=True, normalize=True)
     data = TrainingData(X, scaling, settings.dtype, settings.device)
     mlps = estimator._frozen_mlps(data)

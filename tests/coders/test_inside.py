@@ -212,8 +212,9 @@ FUNCTIONS = {
     ),
 }
 
-# What takes no fitted coder: the strengths are fitted, the graph is a clusterer's.
-OTHERS = {"PenaltyPathDisplay", "ClusterGraphDisplay"}
+# What takes no fitted coder: the strengths are fitted, the graph is a clusterer's. And
+# what takes any estimator.
+OTHERS = {"PenaltyPathDisplay", "ClusterGraphDisplay", "save"}
 
 
 def test_everything_that_takes_a_fitted_estimator_is_tested():

@@ -56,6 +56,7 @@ def test_kills(server, tmp_path, kind):
     kill_and_go_on(server, kind, tmp_path, n_kills=3)
 
 
+@pytest.mark.kills
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_100_kills(server, tmp_path, kind):

@@ -84,6 +84,7 @@ def test_some_kills(saver, path):
     kill_and_load(saver, path, n_kills=10)
 
 
+@pytest.mark.kills
 @pytest.mark.slow
 def test_a_hundred_kills(saver, path):
     n_halves = kill_and_load(saver, path, n_kills=100)
