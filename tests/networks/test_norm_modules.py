@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from packaging.version import Version
 from torch import nn
 
 from sklearn_ccx import MLPWeights
 from sklearn_ccx.networks import norm_layer
 
 WIDTH = 24
+_IS_OLD = Version(torch.__version__) < Version("2.5")
 
 
 class Gemma(nn.Module):
@@ -97,6 +99,8 @@ def rows_of_all_sizes():
 def test_norms_are_described_by_their_formula(name, dtype):
     make, kind, eps = NORMS[name]
     module = randomised(make(), dtype)
+    if dtype == torch.float16 and isinstance(module, nn.RMSNorm) and _IS_OLD:
+        pytest.skip("before 2.5 torch squares in float16, where small rows vanish")
     norm = norm_layer(module, "norm", WIDTH)
     assert norm.kind == kind
     if eps is not None:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .._tensors import power_of_two_near
+from .._tensors import power_of_two_near, to_numpy
 from ._frozen_mlp import DataScale, FrozenMLP
 
 
@@ -95,6 +97,18 @@ class ScaleSums:
             output_BO.sum(dim=0),
             output_BO.square().sum(dim=0),
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As arrays: before 2.6 torch warns of the pickles that it makes itself.
+        arrays = (to_numpy(sums) for sums in (self.sum_O, self.sum_of_squares_O))
+        return self._from_arrays, (self.n_samples, self.mass, *arrays)
+
+    @classmethod
+    def _from_arrays(
+        cls, n_samples: int, mass: float, *arrays: npt.NDArray[np.float64]
+    ) -> Self:
+        sum_O, sum_of_squares_O = (torch.from_numpy(np.array(a)) for a in arrays)
+        return cls(n_samples, mass, sum_O, sum_of_squares_O)
 
     def __add__(self, other: "ScaleSums") -> "ScaleSums":
         return ScaleSums(
