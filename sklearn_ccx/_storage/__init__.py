@@ -6,7 +6,7 @@ arrays, and what a :class:`Registry` knows, in one safetensors file.
 """
 
 from ._errors import RefusedError
-from ._replacing import replacing
+from ._replacing import replacing, sync_directory
 from ._tree import Codec, Parts, Registry
 from ._tree_file import read_tree, write_tree
 
@@ -17,5 +17,6 @@ __all__ = [
     "Registry",
     "read_tree",
     "replacing",
+    "sync_directory",
     "write_tree",
 ]

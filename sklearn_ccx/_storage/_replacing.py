@@ -61,7 +61,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             f"{error.strerror or error}; what was there before is unchanged",
             str(path),
         ) from error
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _check_is_file(path: Path) -> None:
@@ -110,9 +110,6 @@ if sys.platform == "win32":
         """True: there, open files cannot be removed."""
         return True
 
-    def _sync_directory(directory: Path) -> None:
-        """Nothing: there, renaming is not deferred."""
-
 else:
     import fcntl
 
@@ -124,13 +121,16 @@ else:
             return False
         return True
 
-    def _sync_directory(directory: Path) -> None:
-        """Have the new name of a file on the disk, where the file system can."""
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise
-        finally:
-            os.close(descriptor)
+
+def sync_directory(directory: Path) -> None:
+    """Put the names in a directory on the disk, where the file system can."""
+    if sys.platform == "win32":  # where directories cannot be opened
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

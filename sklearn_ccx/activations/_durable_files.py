@@ -1,15 +1,15 @@
 """Files that are whole or not there, whatever happens to process or machine."""
 
-import errno
 import os
 import re
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .._storage import sync_directory
 
 _UNFINISHED = re.compile(r"(manifest|shard-\d{5,})(-[0-9a-f]{16})?\.unfinished")
 
@@ -34,7 +34,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             unfinished.chmod(mode)
         _sync_file(unfinished)
         os.replace(unfinished, path)
-        sync_folder(path.parent)
+        sync_directory(path.parent)
     except Exception:
         # On a full disk its space is needed. A process that is being ended leaves it.
         shutil.rmtree(folder, ignore_errors=True)
@@ -56,20 +56,6 @@ def remove_unfinished(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk, where the file system can."""
-    if sys.platform == "win32":  # where folders cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _sync_file(path: Path) -> None:

@@ -2,12 +2,11 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from .._validation import check_bool, shown
+from .._validation import check_bool, check_path
 from ._shard_directory import ShardDirectory
 from ._sharded import ShardedActivations
 
@@ -109,7 +108,7 @@ def load_harvest(directory: str | os.PathLike[str], *, verify: bool = True) -> H
     ShardedActivations(shape=(5, 2, 8), storage_dtype='bfloat16', n_files=1)
     """
     verify = check_bool(verify, "verify")
-    shards = ShardDirectory.open(check_path(directory, "directory"))
+    shards = ShardDirectory.open(check_path(directory, "directory", of="directory"))
     shards.verify(checksums=None if verify else ())
     missing = shards.missing()
     if missing:
@@ -123,31 +122,3 @@ def load_harvest(directory: str | os.PathLike[str], *, verify: bool = True) -> H
         **shards.token_arrays(),
         sites=tuple(shards.settings["sites"]),
     )
-
-
-def check_path(value: object, name: str) -> Path:
-    """The path of a directory.
-
-    Raises
-    ------
-    TypeError
-        If it is none.
-    ValueError
-        If no file system has such a path.
-    """
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if not isinstance(value, str):
-        raise TypeError(
-            f"{name} must be the path of a directory, as a str or a pathlib.Path; got "
-            f"{shown(value)}."
-        )
-    if "\0" in value:
-        raise ValueError(f"{name} has a null character; got {shown(value)}.")
-    try:
-        os.fsencode(value)
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{name} must be a path that the system can encode; got {value!a}."
-        ) from error
-    return Path(value)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._validation import check_bool, check_list, shown
-from ._harvest import check_path
+from .._validation import check_bool, check_list, check_path, shown
 from ._sharded import ShardedActivations
 from ._stored_rows import STORAGE_DTYPES, ShardFile
 

@@ -23,11 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .._storage import sync_directory
 from ._directory_lock import LOCK_NAME, locked
 from ._durable_files import (
     is_unfinished,
     remove_unfinished,
-    sync_folder,
     written_whole,
 )
 from ._manifest import (
@@ -329,7 +329,7 @@ def _make_folder(path: Path) -> None:
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in new:
-        sync_folder(folder.parent)
+        sync_directory(folder.parent)
 
 
 def _sha256(path: Path) -> str:

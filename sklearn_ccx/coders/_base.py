@@ -1,9 +1,8 @@
 """How a coder is trained: the scikit-learn contract of fit and partial_fit."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -22,13 +21,14 @@ from .._engine._measure_sites import (
 from .._engine._processes import Processes
 from .._engine._settings import FitSettings
 from .._engine._site_scaling import SiteScaling
-from .._engine._tensors import numpy_tree, tensor_tree, to_numpy, torch_dtype
+from .._engine._tensors import numpy_tree, tensor_tree, torch_dtype
 from .._engine._threads import threads_for
 from .._engine._torch_state import with_torch_state
 from .._engine.neurons import FrozenMLP
 from .._sklearn_compat import CallbackSupportMixin, fit_context
 from .._validation import check_seed
 from ..networks import check_mlps, check_provable, freeze_mlps
+from ._attributes import fitted_attributes, kept_attributes
 from ._fitted import FittedCoder
 from ._parameters import CoderParameters
 from ._passes import Passes
@@ -150,8 +150,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
 
                 def attributes() -> dict[str, Any]:
                     scales = MeasuredScales(data.scaling, run.scales, typical)
-                    fitted = self._fitted_attributes(run, scales, layout)
-                    fitted |= self._kept_attributes(settings, scales, layout)
+                    fitted = fitted_attributes(run, scales, layout)
+                    fitted |= kept_attributes(self, settings, scales, layout)
                     fitted["_intercept_is_given"] = offset is not None
                     if validation_rows is not None:
                         losses = run.validation_losses
@@ -269,8 +269,8 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
 
             def attributes() -> dict[str, Any]:
                 scales = MeasuredScales(data.scaling, run.scales, typical)
-                fitted = self._fitted_attributes(run, scales, layout, history)
-                fitted |= self._kept_attributes(settings, scales, layout)
+                fitted = fitted_attributes(run, scales, layout, history)
+                fitted |= kept_attributes(self, settings, scales, layout)
                 is_given = getattr(self, "_intercept_is_given", False)
                 fitted["_intercept_is_given"] = is_given
                 return fitted
@@ -302,7 +302,7 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
                     f"the stream has a buffer with {rows.shape[1]} columns after one "
                     f"with {n_columns}; all must have the same sites."
                 )
-            check_finite(rows, type(self).__name__)
+            check_finite(rows, type(self).__name__, of="A buffer of the stream")
             rows = rows if rows.dtype in (*DTYPES, np.float16) else rows.astype(float)
             used = self._rows_to_use(rows, typical)
             return self._training_data(rows, first.scaling), used
@@ -472,54 +472,3 @@ class BaseInteractionCoder(CallbackSupportMixin, FittedCoder):
                     f"{fitted[name]!r}; set it back to go on with partial_fit, or call "
                     "fit, with warm_start=True to begin from the fitted weights."
                 )
-
-    def _fitted_attributes(
-        self,
-        run: Training,
-        scales: MeasuredScales,
-        layout: dict[str, Any],
-        history: Mapping[str, FloatArray] = MappingProxyType({}),
-    ) -> dict[str, Any]:
-        """What the training has made, in the user's units."""
-        evaluation = run.evaluate()
-        model, dtype = run.model, to_numpy(run.model.b_enc_M).dtype
-        W_dec_MF = to_numpy(model.W_dec_MF).astype(np.float64)
-        folded = scales.scaling.fold(
-            to_numpy(model.W_enc_MF).astype(np.float64),
-            to_numpy(model.b_enc_M).astype(np.float64),
-            W_dec_MF,
-        )
-        encoder, encoder_intercept, components = (w.astype(dtype) for w in folded)
-        threshold = model.activation.threshold
-        by_site = W_dec_MF.reshape(len(W_dec_MF), layout["n_sites_"], -1)
-        new = run.history()
-        joined = {name: np.append(history.get(name, []), new[name]) for name in new}
-        return layout | {
-            "components_": components,
-            "intercept_": scales.scaling.offset_F.astype(dtype),
-            "encoder_components_": encoder,
-            "encoder_intercept_": encoder_intercept,
-            "threshold_": to_numpy(threshold) if threshold.ndim else float(threshold),
-            "decoder_norms_": np.linalg.norm(by_site, axis=2).astype(dtype),
-            "site_fvu_": evaluation.site_fvu,
-            "site_norm_ratio_": evaluation.site_norm_ratio,
-            "activation_frequency_": evaluation.activation_frequency,
-            "history_": joined,
-            "loss_curve_": joined["loss"].tolist(),
-            "n_iter_": len(joined["loss"]),
-        }
-
-    def _kept_attributes(
-        self, settings: FitSettings, scales: MeasuredScales, layout: dict[str, Any]
-    ) -> dict[str, Any]:
-        """What decides after the fit, whatever becomes of the parameters."""
-        n_sites = layout["n_sites_"]
-        mlps = check_mlps(self.mlp, n_sites, len(scales.scaling.offset_F) // n_sites)
-        return {
-            "k_": settings.k,
-            "activation_": settings.activation,
-            "mlp_": None if mlps is None else tuple(mlps),
-            "n_dominant_": int(self.n_dominant),
-            "_scales": scales.to_dict(),
-            "_fixed": {"center": self.center, "normalize": self.normalize},
-        }

@@ -61,7 +61,7 @@ def validated(
     return X
 
 
-def check_finite(X: Any, name: str) -> None:
+def check_finite(X: Any, name: str, *, of: str = "Input X") -> None:
     """Check numbers batch by batch, for an estimator of some name.
 
     Raises
@@ -72,6 +72,6 @@ def check_finite(X: Any, name: str) -> None:
     for batch in gen_batches(len(X), batch_length(X.shape[1])):
         if not np.isfinite(X[batch]).all():
             raise ValueError(
-                f"Input X contains NaN or infinity in rows {batch.start} to "
+                f"{of} contains NaN or infinity in rows {batch.start} to "
                 f"{batch.stop - 1}; {name} takes finite numbers."
             )

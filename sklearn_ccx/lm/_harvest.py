@@ -17,8 +17,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from .._engine._torch_state import with_torch_state
-from .._validation import check_bool, check_int, check_option
-from ..activations._harvest import Harvest, check_path, load_harvest
+from .._validation import check_bool, check_int, check_option, check_path
+from ..activations import Harvest, load_harvest
 from ..activations._shard_directory import ShardDirectory
 from ._architectures import Block, check_model, language_model, transformer_blocks
 from ._evaluation_mode import evaluation_mode
@@ -185,7 +185,7 @@ def harvest(
     blocks = transformer_blocks(model)
     names = resolve_sites(sites, blocks)
     shard_size = None if shard_size is None else check_int(shard_size, "shard_size")
-    path = None if out is None else check_path(out, "out")
+    path = None if out is None else check_path(out, "out", of="directory")
     _check_dtype(dtype, path)
     batch_size = check_int(batch_size, "batch_size")
     verbose = check_bool(verbose, "verbose")

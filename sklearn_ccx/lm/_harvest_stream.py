@@ -82,7 +82,7 @@ def harvest_stream(
     Raises
     ------
     ValueError
-        As :func:`harvest`, or if no token is left.
+        As :func:`harvest`.
     TypeError
         As :func:`harvest`.
 
@@ -122,8 +122,6 @@ def harvest_stream(
     )
     with torch_state(grad=False):
         sequences = read_inputs(model, inputs, tokenizer, selection)
-    if not sequences.n_tokens:
-        raise ValueError("inputs have no token to record; see drop_positions.")
     reader = _Reader(model, names, sequences, batch_size, dtype)
     return ActivationStream(reader, sequences.n_tokens, buffer_size=buffer_size)
 

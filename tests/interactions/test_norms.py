@@ -221,6 +221,20 @@ cases = given(
 )
 
 
+def many_cases():
+    """500 cases, for the long tests."""
+    rng = np.random.default_rng(0)
+    for seed in range(500):
+        yield (
+            seed,
+            NORMS[seed % 2],
+            rng.choice(["gelu", "silu", "relu", "tanh"]),
+            bool(rng.integers(2)),
+            int(rng.integers(1, 3)),
+            10 ** rng.uniform(-2, 2),
+        )
+
+
 @settings(deadline=None, max_examples=60)
 @cases
 def test_neurons_receive_what_the_network_sends_them(
@@ -280,17 +294,8 @@ def test_bound_is_sound(seed, norm, activation, gated, n_sites, scale):
 
 @pytest.mark.slow
 def test_bound_is_sound_for_10_000_samples():
-    rng = np.random.default_rng(0)
-    for seed in range(500):
-        check_soundness(
-            seed,
-            NORMS[seed % 2],
-            rng.choice(["gelu", "silu", "relu", "tanh"]),
-            bool(rng.integers(2)),
-            int(rng.integers(1, 3)),
-            10 ** rng.uniform(-2, 2),
-            n_samples=20,
-        )
+    for case in many_cases():
+        check_soundness(*case, n_samples=20)
 
 
 @pytest.mark.parametrize("norm", NORMS)

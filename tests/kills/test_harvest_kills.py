@@ -10,14 +10,8 @@ import pytest
 from sklearn_ccx.activations import load_harvest
 from sklearn_ccx.activations._directory_lock import LOCK_NAME
 from sklearn_ccx.activations._shard_directory import ShardDirectory
-
-from .harvests import (
-    BATCHES_PER_SHARD,
-    N_SHARDS,
-    HarvestServer,
-    digest_of_rows,
-    digests,
-)
+from tests.kills.harvests import BATCHES_PER_SHARD, N_SHARDS, digest_of_rows, digests
+from tests.kills.server import Server
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL, no fork")
@@ -25,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL, no 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    server = HarvestServer(tmp_path_factory.mktemp("reports"))
+    server = Server("tests.kills.harvests", tmp_path_factory.mktemp("reports"))
     yield server
     server.stop()
 
@@ -37,12 +31,16 @@ def undisturbed(server, tmp_path_factory):
     files, rows, seconds = [], [], []
     for model in range(2):
         start = time.perf_counter()
-        rows.append(server.start(path / str(model), model).wait())
+        rows.append(harvest(server, path / str(model), model).wait())
         seconds.append(time.perf_counter() - start)
         files.append(digests(path / str(model)))
         assert len(files[-1]) == N_SHARDS + 1
     assert len({*rows}) == 2
     return files, rows, min(seconds)
+
+
+def harvest(server, out, model=0):
+    return server.start(out=str(out), model=model)
 
 
 def noted_shards(out, files):
@@ -66,10 +64,10 @@ def kill_at_random(server, undisturbed, out, n_kills, seed):
     n_killed = n_finished = 0
     n_before = 0
     while n_killed < n_kills:
-        harvest = server.start(out)
+        started = harvest(server, out)
         time.sleep(rng.uniform(0, 0.7 * seconds))
-        harvest.kill()
-        outcome = harvest.wait()
+        started.kill()
+        outcome = started.wait()
         if outcome == "killed":
             n_killed += 1
         else:
@@ -77,16 +75,16 @@ def kill_at_random(server, undisturbed, out, n_kills, seed):
         n_noted = noted_shards(out, files[0]) if out.exists() else 0
         # Nothing that was there is lost, and of the new work one shard at most.
         assert n_noted >= n_before
-        n_lost = harvest.n_batches() - BATCHES_PER_SHARD * (n_noted - n_before)
+        n_lost = started.progress() - BATCHES_PER_SHARD * (n_noted - n_before)
         assert n_lost <= BATCHES_PER_SHARD
         n_before = n_noted
         if n_noted == N_SHARDS:
-            assert server.start(out).wait() == rows[0]
+            assert harvest(server, out).wait() == rows[0]
             assert digests(out) == files[0]
             assert not [path for path in out.iterdir() if path.is_dir()]
             shutil.rmtree(out)
             n_finished, n_before = n_finished + 1, 0
-    assert server.start(out).wait() == rows[0]
+    assert harvest(server, out).wait() == rows[0]
     assert digests(out) == files[0]
     return n_finished
 
@@ -109,11 +107,11 @@ def write_at_once(server, undisturbed, out, trial):
     rng = np.random.default_rng(trial)
     kind = ("one model", "two models", "one is killed")[trial % 3]
     models = (0, 1) if kind == "two models" else (trial // 3 % 2,) * 2
-    harvests = [server.start(out, model) for model in models]
+    harvests = [harvest(server, out, model) for model in models]
     if kind == "one is killed":
         time.sleep(rng.uniform(0, seconds))
         harvests[0].kill()
-    outcomes = [harvest.wait() for harvest in harvests]
+    outcomes = [started.wait() for started in harvests]
     if kind == "two models":
         winner = outcomes.index(rows[0]) if rows[0] in outcomes else 1
         assert outcomes[winner] == rows[winner]

@@ -20,6 +20,7 @@ from tests.interactions.test_norms import (
     cases,
     for_sample,
     make_normed,
+    many_cases,
     network_output,
     problem,
     site_columns,
@@ -56,17 +57,8 @@ def test_soundness(seed, norm, activation, gated, n_sites, scale):
 
 @pytest.mark.slow
 def test_soundness_for_10_000_samples():
-    rng = np.random.default_rng(0)
-    for seed in range(500):
-        check_soundness(
-            seed,
-            NORMS[seed % 2],
-            rng.choice(["gelu", "silu", "relu", "tanh"]),
-            bool(rng.integers(2)),
-            int(rng.integers(1, 3)),
-            10 ** rng.uniform(-2, 2),
-            n_samples=20,
-        )
+    for case in many_cases():
+        check_soundness(*case, n_samples=20)
 
 
 @settings(deadline=None, max_examples=60)
